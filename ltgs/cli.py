@@ -1,0 +1,433 @@
+"""The `ltgs` command: arguments, exit codes, and the words a user reads. The work is done in `ltgs.pipeline` and `ltgs.eval`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
+
+from ltgs import __version__
+from ltgs.cli_text import print_scene, print_table, run_and_report, sanitise_stream_errors, write_json
+from ltgs.errors import InputError, LtgsError, MissingDependency, UsageError
+
+EXIT_INTERRUPTED = 130
+
+
+@dataclass
+class Reconstruct:
+    """Photos in, a scene with a timeline out: one folder per visit below PHOTOS, or the photos of a single visit."""
+
+    photos: Positional[Path]
+    """Folder with one folder of photos per visit, or with the photos of one visit."""
+    output: Annotated[Path, arg(aliases=["-o"])]
+    """Scene folder to make."""
+    preset: str = "cpu_full"
+    """cpu_small, cpu_full, gpu_full or paper."""
+    cameras: Path | None = None
+    """Given cameras: a cameras file, transforms.json or COLMAP folder. Photos it names are not posed again."""
+    times: Path | None = None
+    """YAML file with one line `folder: date` per visit."""
+    holdout_every: int | None = None
+    """Keep photo 0, N, 2N, ... of each visit with at least N photos for evaluation; 0 = none."""
+    resume: bool = False
+    """Continue where a former run stopped; starts anew if there is no scene yet."""
+    overwrite: bool = False
+    """Replace an existing scene."""
+    config: Path | None = None
+    """YAML file of settings, laid out like the presets."""
+    set: Annotated[tuple[str, ...], arg(metavar="PATH=VALUE")] = ()
+    """Single settings, e.g. train.steps=500."""
+    seed: int | None = None
+    """Start of the random number generators."""
+    backend: str | None = None
+    """Rasteriser: auto, cpu, reference or gsplat."""
+    max_size: int | None = None
+    """Long side of the working photos, pixels."""
+    quiet: bool = False
+    """Only warnings and the summary."""
+    json: bool = False
+    """Progress and summary as JSON lines on standard output."""
+    debug: bool = False
+    """Show a traceback for errors of any kind."""
+
+    def run(self) -> int:
+        from ltgs.pipeline.config import load_config, parse_setting
+        from ltgs.pipeline.run import Job, reconstruct
+
+        overrides: dict[str, Any] = {
+            k: v for k in ("holdout_every", "seed", "backend", "max_size") if (v := getattr(self, k)) is not None
+        }
+        overrides |= dict(parse_setting(text) for text in self.set)
+        config = load_config(self.preset, overrides=overrides, file=self.config)
+        job = Job(self.photos, self.output, config, self.cameras, self.times, self.resume, self.overwrite)
+        again = f"ltgs {' '.join(a for a in sys.argv[1:] if a != '--overwrite')}"
+        if not self.resume:
+            again += " --resume"
+        return run_and_report(
+            self.output, lambda sink: reconstruct(job, progress=sink), quiet=self.quiet, as_json=self.json, again=again
+        )
+
+
+@dataclass
+class Update:
+    """Add one visit to an existing scene; the past is not touched."""
+
+    scene: Positional[Path]
+    """Scene folder."""
+    photos: Positional[Path]
+    """Folder with the photos of the visit; its name becomes the visit's name."""
+    time: str | None = None
+    """Date of the visit, e.g. 2024-03-01; default: from the folder's name or the photos' EXIF."""
+    cameras: Path | None = None
+    """Given cameras of the visit's photos."""
+    backend: str | None = None
+    """Rasteriser: auto, cpu, reference or gsplat."""
+    quiet: bool = False
+    """Only warnings and the summary."""
+    json: bool = False
+    """Progress and summary as JSON lines on standard output."""
+    debug: bool = False
+    """Show a traceback for errors of any kind."""
+
+    def run(self) -> int:
+        from ltgs.pipeline.run import add_visit
+
+        when = None
+        if self.time is not None:
+            try:
+                when = datetime.fromisoformat(self.time)
+            except ValueError:
+                raise UsageError(f"--time {self.time}: not a date. Write it as 2024-03-01 or 2024-03-01T14:30.") from None
+        again = f"ltgs {' '.join(sys.argv[1:])}"
+        return run_and_report(
+            self.scene,
+            lambda sink: add_visit(
+                self.scene, self.photos, captured_at=when, cameras=self.cameras, backend=self.backend, progress=sink
+            ),
+            quiet=self.quiet, as_json=self.json, again=again,
+        )
+
+
+@dataclass
+class View:
+    """Show a scene with its timeline in the browser."""
+
+    scene: Positional[Path]
+    """Scene folder."""
+    host: str = "127.0.0.1"
+    """Address to listen on; anything but loopback lets others on the network see the scene."""
+    port: int = 8080
+    """Port to listen on."""
+    no_open: bool = False
+    """Do not open the browser."""
+    debug: bool = False
+    """Show a traceback for errors of any kind."""
+
+    def run(self) -> int:
+        try:
+            from viewer.app import view_scene
+        except ImportError as error:
+            if (error.name or "").split(".")[0] != "viser":
+                raise
+            raise MissingDependency("The viewer needs viser. Run: pip install 'viser>=1.1.1,<1.2'") from error
+        view_scene(self.scene, host=self.host, port=self.port, open_browser=not self.no_open, block=True)
+        return 0
+
+
+@dataclass
+class Render:
+    """Render a scene at given cameras: one PNG per camera and kind."""
+
+    scene: Positional[Path]
+    """Scene folder."""
+    cameras: Path
+    """Cameras file, transforms.json or COLMAP folder, in the scene's frame of reference."""
+    output: Annotated[Path, arg(aliases=["-o"])]
+    """Folder for the pictures."""
+    time: str = "0"
+    """Index of the visit, its name, or a date."""
+    what: str = "rgb"
+    """Comma-separated: rgb, depth (16-bit), alpha, objects (object id per pixel)."""
+    backend: str = "auto"
+    """Rasteriser: auto, cpu, reference or gsplat."""
+    quiet: bool = False
+    """Only warnings."""
+    debug: bool = False
+    """Show a traceback for errors of any kind."""
+
+    def run(self) -> int:
+        from ltgs.io.cameras_json import read_cameras
+        from ltgs.io.scene_store import SceneStore
+        from ltgs.pipeline.info import resolve_time, visit_title
+        from ltgs.pipeline.outputs import parse_kinds, render_images
+        from ltgs.pipeline.progress import progress_sink
+        from ltgs.pipeline.run import pick_backend
+
+        kinds = parse_kinds(self.what)
+        scene = SceneStore.open(self.scene).load()
+        time = resolve_time(scene, self.time)
+        cameras = [c.pinhole(time) for c in read_cameras(self.cameras)]
+        backend, _ = pick_backend(self.backend)
+        with progress_sink(sys.stderr, quiet=self.quiet) as sink:
+            written = render_images(scene.chronology, time, cameras, kinds, self.output, backend=backend, progress=sink)
+        if not self.quiet:
+            print(f"{len(written)} images of {visit_title(scene.visits[time])} in {self.output}")
+        return 0
+
+
+@dataclass
+class Eval:
+    """Measure a scene on its held-out photos, or on a folder of test photos with cameras."""
+
+    scene: Positional[Path]
+    """Scene folder."""
+    test: Path | None = None
+    """Folder of test photos."""
+    test_cameras: Path | None = None
+    """Cameras of the test photos, in the scene's frame of reference."""
+    max_size: int | None = None
+    """Long side at which test photos are compared, pixels; default: the size in the cameras file."""
+    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Write every figure to this file; - for standard output."""
+    backend: str = "auto"
+    """Rasteriser: auto, cpu, reference or gsplat."""
+    debug: bool = False
+    """Show a traceback for errors of any kind."""
+
+    def run(self) -> int:
+        from ltgs.eval.protocol import evaluate_folder, evaluate_heldout
+        from ltgs.eval.report import evaluation_json, evaluation_rows
+        from ltgs.io.cameras_json import read_cameras
+        from ltgs.io.scene_store import SceneStore
+        from ltgs.pipeline.progress import progress_sink
+        from ltgs.pipeline.run import pick_backend
+
+        if (self.test is None) != (self.test_cameras is None):
+            raise UsageError("--test and --test-cameras belong together; give both or none.")
+        store = SceneStore.open(self.scene)
+        scene = store.load()
+        backend, _ = pick_backend(self.backend)
+        with progress_sink(sys.stderr, quiet=not sys.stderr.isatty()) as sink:
+            if self.test is not None and self.test_cameras is not None:
+                cameras = read_cameras(self.test_cameras)
+                result = evaluate_folder(scene, self.test, cameras, max_size=self.max_size, backend=backend, progress=sink)
+            else:
+                result = evaluate_heldout(store, scene, backend=backend, progress=sink)
+        for text in [*result.warnings, *(f"{n} was not scored: {r}" for n, r in result.skipped.items())]:
+            print(f"warning: {text}", file=sys.stderr)
+        to_stdout = self.json is not None and str(self.json) == "-"
+        if self.json is not None:
+            write_json(self.json, evaluation_json(result, scene))
+        if not to_stdout:
+            if result.images:
+                print_table(f"{len(result.images)} {result.kind}", evaluation_rows(result, scene))
+            else:
+                print(
+                    "The scene has no held-out photos. Reconstruct with --holdout-every 8 to keep some for evaluation, or pass "
+                    "--test DIR --test-cameras FILE."
+                )
+        return 0
+
+
+@dataclass
+class Export:
+    """Write a scene for other programs: Gaussians of one time, or the cameras of all photos."""
+
+    scene: Positional[Path]
+    """Scene folder."""
+    time: str = "0"
+    """Index of the visit, its name, a date, or `all` for one file per visit."""
+    format: Literal["ply", "splat"] = "ply"
+    """File format of the Gaussians."""
+    output: Annotated[Path | None, arg(aliases=["-o"])] = None
+    """File to write; with --time all a folder."""
+    cameras: Path | None = None
+    """Write the cameras of all placed photos to this JSON file."""
+    debug: bool = False
+    """Show a traceback for errors of any kind."""
+
+    def run(self) -> int:
+        from ltgs.io.cameras_json import write_cameras_json
+        from ltgs.io.scene_store import SceneStore
+        from ltgs.pipeline.info import resolve_time
+        from ltgs.pipeline.outputs import export_gaussians, export_sequence
+
+        if self.output is None and self.cameras is None:
+            raise UsageError("Nothing to export: pass -o FILE for Gaussians, --cameras FILE for cameras, or both.")
+        scene = SceneStore.open(self.scene).load()
+        if self.cameras is not None:
+            cameras = [p.camera for p in scene.photos() if p.camera is not None]
+            write_cameras_json(self.cameras, cameras)
+            print(f"{len(cameras)} cameras in {self.cameras}")
+        if self.output is not None and self.time == "all":
+            for path in export_sequence(scene.chronology, self.format, self.output):
+                print(path)
+        elif self.output is not None:
+            count = export_gaussians(scene.chronology, resolve_time(scene, self.time), self.format, self.output)
+            print(f"{count} Gaussians in {self.output}")
+        return 0
+
+
+@dataclass
+class Info:
+    """What is in a scene: visits, photos, objects, events, storage, timing."""
+
+    scene: Positional[Path]
+    """Scene folder."""
+    json: bool = False
+    """Everything as JSON on standard output."""
+    debug: bool = False
+    """Show a traceback for errors of any kind."""
+
+    def run(self) -> int:
+        from ltgs.io.scene_store import SceneStore
+        from ltgs.pipeline.info import scene_info
+
+        store = SceneStore.open(self.scene)
+        scene = store.load()
+        if self.json:
+            write_json(Path("-"), scene_info(store, scene))
+        else:
+            print_scene(scene, scene_info(store, scene))
+        return 0
+
+
+@dataclass
+class Verify:
+    """Prove every byte of a scene folder."""
+
+    scene: Positional[Path]
+    """Scene folder."""
+    restore_previous: bool = False
+    """Make the generation before the current one current again."""
+    debug: bool = False
+    """Show a traceback for errors of any kind."""
+
+    def run(self) -> int:
+        from ltgs.io.scene_store import SceneStore
+
+        store = SceneStore.open(self.scene)
+        if self.restore_previous:
+            print(f"generation {store.restore_previous()} is current again")
+        report = store.verify()
+        for error in report.errors:
+            print(f"damaged: {error}")
+        for name in report.leftovers:
+            print(f"leftover (harmless): {name}")
+        verdict = "sound" if report.ok else f"{len(report.errors)} errors"
+        print(f"{self.scene}: {verdict}; generation {report.generation}, {report.num_blobs} files, {report.num_bytes / 2**20:.1f} MiB proven")
+        if not report.ok:
+            print("Restore the files from a copy, or go back with `ltgs verify SCENE --restore-previous`.")
+        return 0 if report.ok else InputError.exit_code
+
+
+@dataclass
+class Doctor:
+    """Check whether this machine is fit, and say which rasteriser is used and why."""
+
+    debug: bool = False
+    """Show a traceback for errors of any kind."""
+
+    def run(self) -> int:
+        from ltgs.pipeline.doctor import examine
+
+        checks = examine(Path.cwd())
+        print(f"ltgs {__version__}")
+        for check in checks:
+            print(f"[{check.verdict:^7}] {check.name}: {check.text}")
+        problems = sum(c.verdict == "problem" for c in checks)
+        print("All is well." if not problems else f"{problems} problem{'s' if problems > 1 else ''} found.")
+        return 0 if not problems else 1
+
+
+@dataclass
+class Data:
+    """The catalogue of captures this program knows how to read."""
+
+    action: Positional[Literal["list", "show"]] = "list"
+    """list all entries, or show one."""
+    name: Positional[str] = ""
+    """Entry to show."""
+    debug: bool = False
+    """Show a traceback for errors of any kind."""
+
+    def run(self) -> int:
+        from ltgs.data.recipes import load_catalogue
+
+        catalogue = load_catalogue()
+        if self.action == "list":
+            for name, recipe in sorted(catalogue.items()):
+                print(f"{name}: {recipe.title}")
+            return 0
+        if self.name not in catalogue:
+            raise UsageError(f"There is no entry {self.name!r}. Choose one of {', '.join(sorted(catalogue))}.")
+        print(catalogue[self.name].card)
+        return 0
+
+
+COMMANDS = {
+    "reconstruct": Reconstruct, "update": Update, "view": View, "render": Render, "eval": Eval, "export": Export,
+    "info": Info, "verify": Verify, "doctor": Doctor, "data": Data,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 ok, 1 internal error, 2 usage, 3 input unusable, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] in (["--version"], ["-V"]):
+        print(f"ltgs {__version__}")
+        return 0
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        command = _parse(arguments)
+    except SystemExit as error:
+        # tyro has printed the help or what was wrong with the arguments.
+        return int(error.code) if isinstance(error.code, int) else UsageError.exit_code if error.code else 0
+    try:
+        return command.run()
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sanitise_stream_errors()
+        return 0
+    except LtgsError as error:
+        if command.debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception as error:
+        return _internal_error(error, debug=command.debug)
+
+
+def _parse(arguments: list[str]) -> Any:
+    kinds = [Annotated[kind, subcommand(name, prefix_name=False)] for name, kind in COMMANDS.items()]
+    union = kinds[0]
+    for kind in kinds[1:]:
+        union = union | kind  # type: ignore[assignment]
+    return tyro.cli(
+        union,  # type: ignore[arg-type]
+        prog="ltgs", args=arguments or ["--help"], config=(FlagCreatePairsOff,),
+        description="Living 3-D Gaussian scenes with a timeline, from folders of photos.",
+    )
+
+
+def _internal_error(error: Exception, *, debug: bool) -> int:
+    """One line for the user, the traceback in a file that only the user can read."""
+    if debug:
+        traceback.print_exc()
+    descriptor, path = tempfile.mkstemp(prefix="ltgs-error-", suffix=".log")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        traceback.print_exception(error, file=stream)
+    reason = str(error).splitlines()[0][:200] if str(error) else "no message"
+    print(f"internal error: {type(error).__name__}: {reason} (details: {path}; --debug shows them here)", file=sys.stderr)
+    return LtgsError.exit_code

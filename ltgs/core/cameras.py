@@ -1,0 +1,117 @@
+"""Pinhole cameras in OpenCV axes (+x right, +y down, +z forward); the centre of the first pixel is (0.5, 0.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltgs.core.checks import check_rotation, check_shape
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """C undistorted pinhole cameras of one image size; `K` and `cam_from_world` may require gradients."""
+
+    K: Tensor
+    """[C, 3, 3] intrinsics, pixels."""
+    cam_from_world: Tensor
+    """[C, 4, 4] rigid world-to-camera transforms, scene units (= gsplat viewmats)."""
+    width: int
+    height: int
+    names: tuple[str, ...] = ()
+    """[C] photo names relative to the capture root, POSIX; empty names are filled with "camera_0000" and so on."""
+
+    def __post_init__(self) -> None:
+        check_shape("K", self.K, "C 3 3")
+        c = self.K.shape[0]
+        check_shape("cam_from_world", self.cam_from_world, f"{c} 4 4")
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"image size must be positive, got {self.width}x{self.height}.")
+        if not self.names:
+            object.__setattr__(self, "names", tuple(f"camera_{i:04d}" for i in range(c)))
+        if len(self.names) != c:
+            raise ValueError(f"names must have {c} entries, got {len(self.names)}.")
+
+    def __len__(self) -> int:
+        return int(self.K.shape[0])
+
+    def __getitem__(self, index: int | slice | Sequence[int]) -> Cameras:
+        """Select cameras; an integer keeps the camera axis (C = 1)."""
+        if isinstance(index, slice):
+            picks = list(range(len(self)))[index]
+        else:
+            picks = [index] if isinstance(index, int) else list(index)
+        return Cameras(
+            self.K[picks], self.cam_from_world[picks], self.width, self.height, tuple(self.names[i] for i in picks)
+        )
+
+    @property
+    def centers(self) -> Tensor:
+        """[C, 3] camera centres in the world."""
+        rotation, translation = self.cam_from_world[:, :3, :3], self.cam_from_world[:, :3, 3]
+        return -(rotation.transpose(1, 2) @ translation[..., None])[..., 0]
+
+    def resized(self, width: int, height: int) -> Cameras:
+        """The same cameras for images resampled to width x height (pixel centres at +0.5, so K scales linearly)."""
+        scale = self.K.new_tensor([width / self.width, height / self.height, 1.0])
+        return Cameras(self.K * scale[:, None], self.cam_from_world, width, height, self.names)
+
+    def to(self, device: torch.device | str) -> Cameras:
+        return Cameras(self.K.to(device), self.cam_from_world.to(device), self.width, self.height, self.names)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One posed photo, stored form (float64, plain numbers): what cameras.json and the scene manifest hold."""
+
+    name: str
+    time: int
+    width: int
+    height: int
+    K: Array
+    """[3, 3] pixels."""
+    cam_from_world: Array
+    """[4, 4] rigid."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "K", np.asarray(self.K, dtype=np.float64))
+        object.__setattr__(self, "cam_from_world", np.asarray(self.cam_from_world, dtype=np.float64))
+        check_shape("K", self.K, "3 3")
+        check_shape("cam_from_world", self.cam_from_world, "4 4")
+        check_rotation("cam_from_world", self.cam_from_world)
+
+    @property
+    def center(self) -> Array:
+        """[3] camera centre in the world."""
+        return -self.cam_from_world[:3, :3].T @ self.cam_from_world[:3, 3]
+
+    def resized(self, width: int, height: int) -> Camera:
+        """The same camera for an image resampled to width x height."""
+        scale = np.array([width / self.width, height / self.height, 1.0])
+        return Camera(self.name, self.time, width, height, self.K * scale[:, None], self.cam_from_world)
+
+
+def stack_cameras(cameras: Sequence[Camera], dtype: torch.dtype = torch.float32) -> Cameras:
+    """Batch stored cameras of one image size for rendering.
+
+    Raises:
+        ValueError: the list is empty or sizes differ.
+    """
+    if not cameras:
+        raise ValueError("stack_cameras needs at least one camera.")
+    sizes = {(c.width, c.height) for c in cameras}
+    if len(sizes) > 1:
+        raise ValueError(f"cameras of one batch must share one image size, got {sorted(sizes)}.")
+    width, height = sizes.pop()
+    return Cameras(
+        torch.as_tensor(np.stack([c.K for c in cameras]), dtype=dtype),
+        torch.as_tensor(np.stack([c.cam_from_world for c in cameras]), dtype=dtype),
+        width, height, tuple(c.name for c in cameras),
+    )

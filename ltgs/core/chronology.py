@@ -1,0 +1,228 @@
+"""What is where at which time: background, reusable object templates, their tracks, the light, and the state at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltgs.core.checks import check_shape
+from ltgs.core.gaussians import Gaussians
+
+Array = NDArray[np.float64]
+EventKind = Literal["appeared", "removed", "moved", "returned"]
+BACKGROUND_ID = 0
+
+
+class Presence(IntEnum):
+    """Whether an object is in the place at a timestep."""
+
+    ABSENT = 0
+    PRESENT = 1
+    UNKNOWN = 2
+
+
+@dataclass(frozen=True)
+class Template:
+    """The Gaussians of one object, in the object's own frame, built once and reused at every time it is present."""
+
+    object_id: int
+    """1, 2, ...; 0 is the background."""
+    kind: Literal["object", "surface"]
+    """"surface" is a revealed or altered patch of the static scene: identity pose, never moves."""
+    gaussians: Gaussians
+    created_at: int
+    """Timestep whose photos built it."""
+
+    def __post_init__(self) -> None:
+        if self.object_id < 1:
+            raise ValueError(f"object_id must be >= 1, got {self.object_id}.")
+
+
+@dataclass(frozen=True)
+class ObjectTrack:
+    """Presence and pose of one object at every timestep."""
+
+    object_id: int
+    presence: NDArray[np.uint8]
+    """[T] of Presence values."""
+    world_from_object: Array
+    """[T, 4, 4], NaN where absent; at unknown times the last known pose."""
+    pose_covariance: Array
+    """[T, 6, 6] of (translation in scene units, rotation vector in radians), NaN where not estimated."""
+    registration_error: Array
+    """[T] root mean square residual, scene units; NaN where not registered."""
+
+    def __post_init__(self) -> None:
+        check_shape("presence", self.presence, "T")
+        t = len(self.presence)
+        check_shape("world_from_object", self.world_from_object, f"{t} 4 4")
+        check_shape("pose_covariance", self.pose_covariance, f"{t} 6 6")
+        check_shape("registration_error", self.registration_error, f"{t}")
+        present = self.presence != Presence.ABSENT
+        if not np.isfinite(self.world_from_object[present]).all():
+            raise ValueError(f"object {self.object_id} has a time without a pose although it is not absent.")
+
+    @property
+    def num_times(self) -> int:
+        return len(self.presence)
+
+    def extended(
+        self, presence: Presence, world_from_object: Array | None = None,
+        covariance: Array | None = None, error: float = float("nan"),
+    ) -> ObjectTrack:
+        """A track one timestep longer. A missing pose repeats the last finite one unless the object is absent."""
+        pose = np.full((4, 4), np.nan)
+        if world_from_object is not None:
+            pose = np.asarray(world_from_object, dtype=np.float64)
+        elif presence != Presence.ABSENT:
+            pose = self.last_pose()
+        cov = np.full((6, 6), np.nan) if covariance is None else np.asarray(covariance, dtype=np.float64)
+        return ObjectTrack(
+            self.object_id,
+            np.append(self.presence, np.uint8(presence)).astype(np.uint8),
+            np.concatenate([self.world_from_object, pose[None]]),
+            np.concatenate([self.pose_covariance, cov[None]]),
+            np.append(self.registration_error, error),
+        )
+
+    def last_pose(self) -> Array:
+        """[4, 4] pose at the last time one was known.
+
+        Raises:
+            ValueError: the object never had a pose.
+        """
+        known = np.flatnonzero(np.isfinite(self.world_from_object[:, 0, 0]))
+        if len(known) == 0:
+            raise ValueError(f"object {self.object_id} never had a pose.")
+        return self.world_from_object[known[-1]]
+
+    @staticmethod
+    def start(object_id: int, timestep: int, world_from_object: Array, *, before: Presence = Presence.ABSENT) -> ObjectTrack:
+        """A track of `timestep + 1` entries: `before` at all earlier times, present now.
+
+        With `before=PRESENT` the object is taken to have stood at the same pose all the time (it was part of the first scene).
+        """
+        t = timestep + 1
+        poses = np.full((t, 4, 4), np.nan)
+        poses[timestep] = world_from_object
+        presence = np.full(t, before, dtype=np.uint8)
+        presence[timestep] = Presence.PRESENT
+        if before != Presence.ABSENT:
+            poses[:] = world_from_object
+        return ObjectTrack(object_id, presence, poses, np.full((t, 6, 6), np.nan), np.full(t, np.nan))
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """Light of one visit relative to the first: photo colour = affine(render colour). Never changes geometry."""
+
+    colour: Array = field(default_factory=lambda: np.eye(3, 4))
+    """[3, 4] affine in sRGB, applied to the rendered colour."""
+    changed: bool = False
+    """True if the light differs from the visit before by more than the photos' own scatter."""
+    exposure_ev: float = 0.0
+    """Mean brightness change against the first visit in stops (log2 of linear ratio, approximate)."""
+
+    def apply(self, rgb: Tensor) -> Tensor:
+        """[..., 3] render colours to this visit's light, not clamped."""
+        m = torch.as_tensor(self.colour, dtype=rgb.dtype, device=rgb.device)
+        return rgb @ m[:, :3].T + m[:, 3]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened between a visit and the one before."""
+
+    time: int
+    kind: EventKind
+    object_id: int
+    translation: float = 0.0
+    """Distance the object's centre moved, scene units; 0 unless moved or returned."""
+    rotation_deg: float = 0.0
+    uncertain: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SceneState:
+    """The scene at one time, ready to render."""
+
+    gaussians: Gaussians
+    object_ids: Tensor
+    """[N] int64, 0 = background."""
+    appearance: Appearance
+
+
+@dataclass(frozen=True)
+class Chronology:
+    """Everything known about the place over all visits."""
+
+    background: Gaussians
+    """The whole first-visit scene, including Gaussians later lifted into templates."""
+    lifted: Tensor
+    """[L] int64 indices into `background` that belong to templates and are not drawn as background."""
+    templates: Mapping[int, Template]
+    tracks: Mapping[int, ObjectTrack]
+    appearance: tuple[Appearance, ...]
+    """[T]"""
+    events: tuple[Event, ...] = ()
+    metres_per_unit: float | None = None
+    """None = scale unknown."""
+
+    def __post_init__(self) -> None:
+        if set(self.templates) != set(self.tracks):
+            raise ValueError(f"templates {sorted(self.templates)} and tracks {sorted(self.tracks)} must have the same ids.")
+        for object_id, track in self.tracks.items():
+            if track.num_times != self.num_times:
+                raise ValueError(f"track of object {object_id} has {track.num_times} times, expected {self.num_times}.")
+        check_shape("lifted", self.lifted, "L")
+
+    @property
+    def num_times(self) -> int:
+        return len(self.appearance)
+
+    @property
+    def static_mask(self) -> Tensor:
+        """[N] bool: background Gaussians that are not lifted."""
+        mask = torch.ones(len(self.background), dtype=torch.bool)
+        mask[self.lifted] = False
+        return mask
+
+    @property
+    def static_background(self) -> Gaussians:
+        """Background without the Gaussians that became templates."""
+        return self.background if len(self.lifted) == 0 else self.background[self.static_mask]
+
+    def present_ids(self, time: int) -> list[int]:
+        """Ids drawn at `time`: present or unknown (shown at the last known pose)."""
+        self._check_time(time)
+        return [k for k, track in sorted(self.tracks.items()) if track.presence[time] != Presence.ABSENT]
+
+    def state_at(self, time: int) -> SceneState:
+        """Background and every drawn template at its pose.
+
+        Raises:
+            IndexError: `time` is not a stored timestep.
+        """
+        parts, ids = [self.static_background], [torch.zeros(len(self.background) - len(self.lifted), dtype=torch.int64)]
+        for k in self.present_ids(time):
+            pose = torch.as_tensor(self.tracks[k].world_from_object[time], dtype=torch.float32)
+            parts.append(self.templates[k].gaussians.transformed(pose))
+            ids.append(torch.full((len(parts[-1]),), k, dtype=torch.int64))
+        return SceneState(Gaussians.concatenate(parts), torch.cat(ids), self.appearance[time])
+
+    def _check_time(self, time: int) -> None:
+        if not 0 <= time < self.num_times:
+            raise IndexError(f"time {time} is not stored; the scene has times 0..{self.num_times - 1}.")
+
+    @staticmethod
+    def initial(background: Gaussians) -> Chronology:
+        """A chronology of the first visit only."""
+        return Chronology(background, torch.zeros(0, dtype=torch.int64), {}, {}, (Appearance(),))

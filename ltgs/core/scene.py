@@ -1,0 +1,94 @@
+"""A stored scene in memory: the chronology with the photos, figures and side data it was built from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltgs.core.cameras import Camera
+from ltgs.core.chronology import Chronology
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PhotoRecord:
+    """One photo of a visit and what became of it."""
+
+    name: str
+    """Path relative to the capture root, POSIX."""
+    timestep: int
+    file_sha256: str
+    """Hash of the user's file; empty if it could not be read."""
+    localised: bool
+    reason: str = ""
+    """Why it was not localised or skipped; empty when all is well."""
+    holdout: bool = False
+    """Registered but never trained on: kept for evaluation."""
+    camera: Camera | None = None
+    """Pinhole camera of the stored working image (undistorted, possibly reduced)."""
+    image_blob: str | None = None
+    """Name of the stored working image in the scene's blobs."""
+    num_inliers: int = 0
+    inlier_ratio: float = 0.0
+    covariance: Array | None = None
+    """[6, 6] pose covariance, see Localization."""
+    exposure: Array = field(default_factory=lambda: np.eye(3, 4))
+    """[3, 4] per-photo colour affine fitted while training (render to photo)."""
+
+
+@dataclass(frozen=True)
+class VisitRecord:
+    """One visit: its photos, how it was processed and what it cost."""
+
+    timestep: int
+    name: str
+    captured_at: datetime | None
+    photos: tuple[PhotoRecord, ...]
+    method: Mapping[str, str] = field(default_factory=dict)
+    """Stage name to the method used, e.g. {"poses": "pycolmap SIFT", "change": "weight-free: ..."}."""
+    timing: Mapping[str, float] = field(default_factory=dict)
+    """Stage name to wall-clock seconds."""
+    quality: Mapping[str, float] = field(default_factory=dict)
+    """Figures measured on this visit's photos, e.g. {"train_psnr": 31.2}."""
+    undecided: tuple[str, ...] = ()
+    """What could not be decided, in words."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that a scene folder holds."""
+
+    chronology: Chronology
+    visits: tuple[VisitRecord, ...]
+    side_data: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """Named groups of tensors, e.g. "localization_map", "expected_residual"."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Resolved configuration, plain JSON values."""
+
+    def __post_init__(self) -> None:
+        if len(self.visits) != self.chronology.num_times:
+            raise ValueError(f"{len(self.visits)} visits but {self.chronology.num_times} times in the chronology.")
+
+    def photos(self, *, localised: bool = True, time: int | None = None, holdout: bool | None = None) -> list[PhotoRecord]:
+        """Photos filtered by localisation, timestep and held-out flag."""
+        return [
+            p for v in self.visits for p in v.photos
+            if (not localised or p.localised)
+            and (time is None or p.timestep == time)
+            and (holdout is None or p.holdout == holdout)
+        ]
+
+    @property
+    def extent(self) -> float:
+        """Radius of the first visit's cameras around their centroid, scene units; thresholds are relative to it."""
+        centers = np.array([p.camera.center for p in self.photos(time=0) if p.camera is not None])
+        if len(centers) == 0:
+            return 1.0
+        return float(max(np.linalg.norm(centers - centers.mean(0), axis=1).max() * 1.1, 1e-6))

@@ -1,0 +1,73 @@
+"""Loader of the compiled kernels: one module per instruction set, the widest that this machine can run.
+
+``LTGS_ISA`` (``baseline``, ``avx2`` or ``avx512``) forces one, for tests and for reproducing a result of another machine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from functools import lru_cache
+from types import ModuleType
+
+ISAS = ("baseline", "avx2", "avx512")
+"""Instruction sets from narrow to wide; machines other than x86-64 have the first only."""
+
+
+class KernelsUnavailable(ImportError):
+    """The compiled kernels cannot be used; the message says why and what to do."""
+
+
+@lru_cache(maxsize=8)
+def load(isa: str) -> ModuleType:
+    """Import the kernels built for one instruction set.
+
+    Raises:
+        KernelsUnavailable: not built, or this machine cannot run them.
+        ValueError: unknown name.
+    """
+    if isa not in ISAS:
+        raise ValueError(f"unknown instruction set {isa!r}; choose one of {', '.join(ISAS)}.")
+    if isa != "baseline" and ISAS.index(isa) > ISAS.index(best_isa()):
+        raise KernelsUnavailable(f"this machine cannot run the {isa} kernels (it has {best_isa()}).")
+    try:
+        return importlib.import_module(f"ltgs.native._kernels_{isa}")
+    except ImportError as error:
+        raise KernelsUnavailable(
+            f"the compiled kernels are missing ({error}); install with a C++17 compiler present: pip install ."
+        ) from error
+
+
+def best_isa() -> str:
+    """The widest instruction set of this machine."""
+    return str(load("baseline").best_isa())
+
+
+def available_isas() -> tuple[str, ...]:
+    """Instruction sets that are built and that this machine can run; empty when the kernels are missing."""
+    usable = []
+    for isa in ISAS:
+        try:
+            load(isa)
+        except KernelsUnavailable:
+            continue
+        usable.append(isa)
+    return tuple(usable)
+
+
+def kernels() -> ModuleType:
+    """The kernels to use: those of ``LTGS_ISA`` if set, otherwise the widest available.
+
+    Raises:
+        KernelsUnavailable: none can be loaded, or the forced one cannot.
+    """
+    forced = os.environ.get("LTGS_ISA", "").strip().lower()
+    if forced:
+        return load(forced)
+    return _widest()
+
+
+@lru_cache(maxsize=1)
+def _widest() -> ModuleType:
+    load("baseline")  # so that the reason for a missing build is that of the build itself
+    return load(available_isas()[-1])

@@ -1,0 +1,1 @@
+"""Instances, templates, their association over time and their poses."""

@@ -1,0 +1,92 @@
+"""Who is who: assign objects that left or were absent to instances of new content by what they explain."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.views import ComparedView
+from ltgs.objects.hull import HullInstance
+from ltgs.objects.register import PoseHypothesis, RegisterConfig, register_template, template_radius
+
+log = logging.getLogger("ltgs.objects")
+Array = NDArray[np.float64]
+
+
+class Candidate(Protocol):
+    """What association needs to know of an object."""
+
+    object_id: int
+    template: Gaussians
+    last_pose: Array
+
+
+@dataclass(frozen=True)
+class AssociateConfig:
+    """Assignment of objects to instances."""
+
+    min_gain: float = 0.18
+    """Share of the cost around an instance that drawing the object must explain."""
+    size_slack: float = 2.5
+    """The hull of an instance may be this much smaller than the object (hidden parts); larger is always possible."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """An object found again."""
+
+    object_id: int
+    instance: HullInstance
+    instance_index: int
+    hypothesis: PoseHypothesis
+
+
+def match_instances(
+    known: Mapping[int, Candidate],
+    instances: Sequence[HullInstance],
+    views: Sequence[ComparedView],
+    *,
+    up: Array,  # [3]
+    config: AssociateConfig,
+    register: RegisterConfig,
+    rng: np.random.Generator,
+    backend: str = "auto",
+) -> tuple[list[Match], list[int]]:
+    """Register every feasible pair and take the assignment that explains most.
+
+    Returns:
+        the matches, and the indices of instances that no known object explains.
+    """
+    ids = sorted(known)
+    gains = np.zeros((len(ids), len(instances)))
+    hypotheses: dict[tuple[int, int], PoseHypothesis] = {}
+    for row, object_id in enumerate(ids):
+        candidate = known[object_id]
+        radius = template_radius(candidate.template)
+        for column, instance in enumerate(instances):
+            reach = np.linalg.norm(instance.points - instance.centroid, axis=1).max(initial=0.0)
+            if reach * config.size_slack < radius:
+                continue
+            hypothesis = register_template(
+                candidate.template, views, instance, last_rotation=candidate.last_pose[:3, :3], up=up,
+                config=register, rng=rng, backend=backend,
+            )
+            if hypothesis is None:
+                continue
+            hypotheses[row, column] = hypothesis
+            gains[row, column] = hypothesis.gain
+            log.info("object %d against instance %d: gain %.3f", object_id, column, hypothesis.gain)
+    matches, taken = [], set()
+    if gains.size:
+        for row, column in zip(*linear_sum_assignment(-gains), strict=True):
+            if gains[row, column] >= config.min_gain:
+                matches.append(Match(ids[row], instances[column], int(column), hypotheses[row, column]))
+                taken.add(int(column))
+    return matches, [i for i in range(len(instances)) if i not in taken]

@@ -1,0 +1,204 @@
+"""Where in space new content can be: the visual hull of the change masks, in front of the surfaces already known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from ltgs.core.cameras import Camera
+from ltgs.core.views import ComparedView
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class HullConfig:
+    """Visual hull by ray sampling."""
+
+    pixel_step: int = 2
+    """Every n-th mask pixel casts a ray."""
+    depth_samples: int = 160
+    """Samples along a ray, uniform in inverse depth between `near_share` of the surface depth and the surface."""
+    near_share: float = 0.45
+    """Nearest sample relative to the known surface's depth along the ray."""
+    surface_margin: float = 0.015
+    """How far behind the known surface a sample may lie, relative to its depth (depth error of the scene)."""
+    grow_px: int = 2
+    """Dilation of the masks when samples of other views are tested, pixels (pose and mask error)."""
+    link_px: float = 4.0
+    """Samples closer than this many pixels' footprint are one instance."""
+    min_pixels: float = 4e-4
+    """Smallest instance, mask pixels in its best view relative to the image area."""
+    min_second: float = 1e-4
+    """The same in the second best view, if the visit has several photos."""
+    min_score: float = 0.9
+    """Mean change score of an instance's pixels, each capped at 2."""
+
+
+@dataclass(frozen=True)
+class HullInstance:
+    """New content: a blob of hull samples."""
+
+    points: Array
+    """[M, 3] samples, scene units."""
+    pixels: tuple[NDArray[np.bool_], ...]
+    """Per view the [H, W] mask pixels its samples came from (all False where it was not seen)."""
+    num_views: int
+    """Views in which it covers mask pixels."""
+
+    @property
+    def centroid(self) -> Array:
+        """[3] median of the samples."""
+        return np.median(self.points, axis=0)
+
+    @property
+    def area_px(self) -> int:
+        """Mask pixels over all views."""
+        return int(sum(m.sum() for m in self.pixels))
+
+
+def project(camera: Camera, points: Array) -> tuple[Array, Array]:
+    """[M, 3] world points -> pixel coordinates [M, 2] and depth [M] (pixels are meaningless where depth <= 0)."""
+    local = points @ camera.cam_from_world[:3, :3].T + camera.cam_from_world[:3, 3]
+    depth = local[:, 2]
+    uv = local @ camera.K.T
+    return uv[:, :2] / np.where(np.abs(depth) < 1e-9, 1e-9, depth)[:, None], depth
+
+
+def in_image(camera: Camera, uv: Array, depth: Array) -> NDArray[np.bool_]:
+    """[M] bool: in front of the camera and inside its image."""
+    return (depth > 1e-6) & (uv[:, 0] >= 0) & (uv[:, 0] < camera.width) & (uv[:, 1] >= 0) & (uv[:, 1] < camera.height)
+
+
+def _ray_samples(view: ComparedView, config: HullConfig) -> tuple[Array, NDArray[np.int64]]:
+    """Samples [R, S, 3] along the rays of the mask pixels and the pixels' (row, column) [R, 2]."""
+    rows, columns = np.nonzero(view.mask)
+    keep = (rows % config.pixel_step == 0) & (columns % config.pixel_step == 0)
+    rows, columns = rows[keep], columns[keep]
+    # Where the scene is a hole the depth of the surroundings bounds the ray.
+    typical = float(np.median(view.depth[view.alpha > 0.5])) if (view.alpha > 0.5).any() else 1.0
+    surface = np.where(view.alpha[rows, columns] > 0.5, view.depth[rows, columns], typical * 1.5)
+    steps = np.linspace(1 / config.near_share, 1 / (1 + config.surface_margin), config.depth_samples)
+    depth = surface[:, None] / steps[None]
+    rays = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1) @ np.linalg.inv(view.camera.K).T
+    local = rays[:, None] * depth[..., None]
+    world = (local - view.camera.cam_from_world[:3, 3]) @ view.camera.cam_from_world[:3, :3]
+    return world, np.stack([rows, columns], 1)
+
+
+def consistent_samples(
+    views: Sequence[ComparedView], config: HullConfig
+) -> tuple[Array, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Ray samples that no other view contradicts and at least one confirms (with a single view: all samples near the surface).
+
+    Returns:
+        points [M, 3], source view [M], source pixel (row, column) [M, 2], number of confirming views [M].
+    """
+    kernel = np.ones((2 * config.grow_px + 1,) * 2, np.uint8)
+    grown = [cv2.dilate(v.mask.astype(np.uint8), kernel) > 0 for v in views]
+    points, sources, pixels, confirmed = [], [], [], []
+    for i, view in enumerate(views):
+        if not view.mask.any():
+            continue
+        world, rowcol = _ray_samples(view, config)
+        flat = world.reshape(-1, 3)
+        agree = np.zeros(len(flat), np.int64)
+        contradicted = np.zeros(len(flat), bool)
+        for j, other in enumerate(views):
+            if j == i:
+                continue
+            inside, hidden, in_mask = _test_samples(flat, other, grown[j], config)
+            agree += inside & in_mask & ~hidden
+            contradicted |= inside & ~in_mask & ~hidden
+        good = ~contradicted & ((agree >= 1) if len(views) > 1 else True)
+        index = np.flatnonzero(good)
+        points.append(flat[index])
+        sources.append(np.full(len(index), i))
+        pixels.append(rowcol[index // config.depth_samples])
+        confirmed.append(agree[index])
+    if not points:
+        return np.zeros((0, 3)), np.zeros(0, np.int64), np.zeros((0, 2), np.int64), np.zeros(0, np.int64)
+    return np.concatenate(points), np.concatenate(sources), np.concatenate(pixels), np.concatenate(confirmed)
+
+
+def _test_samples(
+    points: Array, view: ComparedView, grown: NDArray[np.bool_], config: HullConfig
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Per point: inside the image, hidden behind the known surface, inside the change mask."""
+    uv, depth = project(view.camera, points)
+    inside = in_image(view.camera, uv, depth)
+    columns = np.clip(uv[:, 0], 0, view.camera.width - 1).astype(int)
+    rows = np.clip(uv[:, 1], 0, view.camera.height - 1).astype(int)
+    surface = np.where(view.alpha[rows, columns] > 0.5, view.depth[rows, columns], np.inf)
+    hidden = depth > surface * (1 + 2 * config.surface_margin)
+    return inside, inside & hidden, grown[rows, columns]
+
+
+def cluster_points(points: Array, radius: float) -> NDArray[np.int64]:
+    """Connected components of the graph that links points closer than `radius` (scene units). Labels [M] from 0."""
+    if len(points) == 0:
+        return np.zeros(0, np.int64)
+    # Points are merged to cells first: the pair list of dense samples would not fit in memory.
+    cells, inverse = np.unique(np.floor(points / (radius * 0.5)).astype(np.int64), axis=0, return_inverse=True)
+    pairs = cKDTree(cells).query_pairs(2.9, output_type="ndarray")
+    graph = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(cells), len(cells)))
+    return connected_components(graph, directed=False)[1].astype(np.int64)[inverse.ravel()]
+
+
+def hull_instances(views: Sequence[ComparedView], *, config: HullConfig | None = None) -> list[HullInstance]:
+    """Instances of new content, best supported first.
+
+    Blobs that only re-explain mask pixels already taken by better supported blobs (crossings of rays of two different
+    objects) are dropped.
+    """
+    config = config or HullConfig()
+    points, sources, pixels, confirmed = consistent_samples(views, config)
+    if len(points) == 0:
+        return []
+    footprint = np.median([np.median(v.depth[v.mask & (v.alpha > 0.5)]) / v.camera.K[0, 0]
+                           for v in views if (v.mask & (v.alpha > 0.5)).any()] or [1.0])
+    labels = cluster_points(points, config.link_px * float(footprint) * config.pixel_step / 2)
+    instances = []
+    for label in np.unique(labels):
+        own = labels == label
+        masks = []
+        for i, view in enumerate(views):
+            mask = np.zeros(view.mask.shape, np.uint8)
+            rowcol = pixels[own & (sources == i)]
+            mask[rowcol[:, 0], rowcol[:, 1]] = 1
+            # The subsampled pixel grid is filled up to the full mask again.
+            mask = cv2.dilate(mask, np.ones((2 * config.pixel_step - 1,) * 2, np.uint8))
+            masks.append((mask > 0) & view.mask)
+        weight = confirmed[own] + 1
+        strong = own.nonzero()[0][weight >= np.quantile(weight, 0.5)]
+        instances.append(HullInstance(points[strong], tuple(masks), sum(bool(m.any()) for m in masks)))
+    instances.sort(key=lambda inst: (-inst.num_views, -inst.area_px))
+    return _drop_crossings(instances, views, config)
+
+
+def _drop_crossings(
+    instances: list[HullInstance], views: Sequence[ComparedView], config: HullConfig
+) -> list[HullInstance]:
+    taken = [np.zeros(v.mask.shape, bool) for v in views]
+    kept = []
+    for instance in instances:
+        fresh = [m & ~t for m, t in zip(instance.pixels, taken, strict=True)]
+        areas = sorted((float(f.mean()) for f in fresh), reverse=True)
+        share = sum(f.sum() for f in fresh) / max(1, instance.area_px)
+        if areas[0] < config.min_pixels or share < 0.4 or (len(areas) > 1 and areas[1] < config.min_second):
+            continue
+        scores = np.concatenate([np.minimum(v.score[m], 2) for v, m in zip(views, instance.pixels, strict=True)])
+        # Pixels of a hole have no score: there is nothing known to differ from.
+        scores = scores[scores > 0]
+        if len(scores) and scores.mean() < config.min_score:
+            continue
+        kept.append(instance)
+        taken = [t | m for t, m in zip(taken, instance.pixels, strict=True)]
+    return kept

@@ -1,0 +1,208 @@
+"""Templates: objects cut out of the known scene, built anew from a few photos, and patches of surface newly revealed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.se3 import make_rigid
+from ltgs.core.sh import rgb_to_dc
+from ltgs.core.views import ComparedView
+from ltgs.objects.hull import HullInstance, in_image, project
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """Seeds of new templates and surfaces."""
+
+    max_seeds: int = 4000
+    """At most this many Gaussians per new object before refinement."""
+    seed_opacity: float = 0.5
+    """Starting opacity of a seed."""
+    surface_step: int = 2
+    """Every n-th pixel of a revealed patch seeds one Gaussian."""
+    min_surface: float = 2e-5
+    """Revealed patches smaller than this share of the image are ignored."""
+
+
+def object_frame(points: Array) -> Array:
+    """[4, 4] world_from_object of a new object: origin at the middle of its box, axes of the world."""
+    low, high = np.quantile(points, 0.02, axis=0), np.quantile(points, 0.98, axis=0)
+    return make_rigid(np.eye(3), (low + high) / 2)
+
+
+def cut_out(gaussians: Gaussians, members: Tensor) -> tuple[Gaussians, Array]:
+    """Gaussians of an object in its own new frame, and world_from_object.
+
+    Args:
+        members: [M] indices.
+    """
+    own = gaussians[members].detach()
+    world_from_object = object_frame(own.means.double().numpy())
+    return own.transformed(torch.as_tensor(np.linalg.inv(world_from_object), dtype=torch.float32)), world_from_object
+
+
+def _seed_gaussians(points: Array, colours: Array, spacing: Array, opacity: float, sh_degree: int) -> Gaussians:
+    n = len(points)
+    quats = torch.zeros(n, 4)
+    quats[:, 0] = 1
+    sh = torch.zeros(n, (sh_degree + 1) ** 2, 3)
+    sh[:, 0] = rgb_to_dc(torch.as_tensor(colours, dtype=torch.float32))
+    return Gaussians(
+        torch.as_tensor(points, dtype=torch.float32), quats,
+        torch.as_tensor(np.log(np.maximum(spacing, 1e-9)), dtype=torch.float32)[:, None].repeat(1, 3),
+        torch.full((n,), float(np.log(opacity / (1 - opacity)))), sh,
+    )
+
+
+def unlight(view: ComparedView, rgb: Array, rows: NDArray, columns: NDArray) -> Array:
+    """[M, 3] capture colours at pixels back to the first visit's light, clipped to [0, 1]."""
+    ungained = rgb / np.maximum(view.gain[rows, columns], 0.1)
+    matrix = view.colour_affine
+    return np.clip((ungained - matrix[:, 3]) @ np.linalg.pinv(matrix[:, :3]).T, 0, 1)
+
+
+def build_template(
+    instance: HullInstance,
+    views: Sequence[ComparedView],
+    *,
+    sh_degree: int,
+    config: BuildConfig | None = None,
+    rng: np.random.Generator,
+) -> tuple[Gaussians, Array]:
+    """Seed a new object from its visual hull: samples thinned to a voxel grid, coloured by the views that see them in front.
+
+    Returns:
+        Gaussians in the object's frame (colours in the first visit's light), and world_from_object.
+    """
+    config = config or BuildConfig()
+    points = instance.points
+    size = np.linalg.norm(np.quantile(points, 0.98, axis=0) - np.quantile(points, 0.02, axis=0))
+    voxel = max(size / 24, 1e-9)
+    _, first = np.unique(np.floor(points / voxel).astype(np.int64), axis=0, return_index=True)
+    points = points[np.sort(first)]
+    if len(points) > config.max_seeds:
+        points = points[np.sort(rng.choice(len(points), config.max_seeds, replace=False))]
+    colour_sum, weight_sum = np.zeros((len(points), 3)), np.zeros(len(points))
+    for view, mask in zip(views, instance.pixels, strict=True):
+        uv, depth = project(view.camera, points)
+        columns = np.clip(uv[:, 0], 0, view.camera.width - 1).astype(int)
+        rows = np.clip(uv[:, 1], 0, view.camera.height - 1).astype(int)
+        front = np.full(mask.shape, np.inf)
+        np.minimum.at(front, (rows, columns), depth)
+        near = depth <= cv2.erode(front, np.ones((3, 3))).astype(float)[rows, columns] + 1.5 * voxel
+        weight = np.where(near, 1.0, 0.05) * np.where(mask[rows, columns], 1.0, 0.02)
+        colour_sum += weight[:, None] * unlight(view, view.photo[rows, columns].astype(float), rows, columns)
+        weight_sum += weight
+    colours = colour_sum / np.maximum(weight_sum, 1e-9)[:, None]
+    seeds = _seed_gaussians(points, colours, np.full(len(points), 0.6 * voxel), config.seed_opacity, sh_degree)
+    world_from_object = object_frame(points)
+    return seeds.transformed(torch.as_tensor(np.linalg.inv(world_from_object), dtype=torch.float32)), world_from_object
+
+
+def revealed_surface(
+    views: Sequence[ComparedView],
+    holes: Sequence[NDArray[np.bool_]],  # per view [H, W] pixels whose old content is gone and whose new content is unknown
+    *,
+    sh_degree: int,
+    config: BuildConfig | None = None,
+) -> Gaussians | None:
+    """Gaussians for patches that were hidden until something left: the depth of the surroundings, the colour of the capture.
+
+    Pixels already covered by an earlier view's patch are not seeded twice.
+
+    Returns:
+        Gaussians in world coordinates, or None if nothing was revealed.
+    """
+    config = config or BuildConfig()
+    parts: list[Gaussians] = []
+    for view, hole in zip(views, holes, strict=True):
+        hole = hole.copy()
+        if parts:
+            known = Gaussians.concatenate(parts).means.double().numpy()
+            uv, depth = project(view.camera, known)
+            ok = in_image(view.camera, uv, depth)
+            covered = np.zeros(hole.shape, np.uint8)
+            covered[uv[ok, 1].astype(int), uv[ok, 0].astype(int)] = 1
+            hole &= cv2.dilate(covered, np.ones((5, 5), np.uint8)) == 0
+        if hole.sum() < config.min_surface * hole.size:
+            continue
+        depth = _fill_inverse_depth(view, hole)
+        rows, columns = np.nonzero(hole)
+        pick = (rows % config.surface_step == 0) & (columns % config.surface_step == 0)
+        rows, columns = rows[pick], columns[pick]
+        if len(rows) == 0:
+            continue
+        z = depth[rows, columns]
+        rays = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1) @ np.linalg.inv(view.camera.K).T * z[:, None]
+        world = (rays - view.camera.cam_from_world[:3, 3]) @ view.camera.cam_from_world[:3, :3]
+        spacing = z / view.camera.K[0, 0] * config.surface_step * 0.7
+        colours = unlight(view, view.photo[rows, columns].astype(float), rows, columns)
+        parts.append(_seed_gaussians(world, colours, spacing, 0.9, sh_degree))
+    return Gaussians.concatenate(parts) if parts else None
+
+
+def _fill_inverse_depth(view: ComparedView, hole: NDArray[np.bool_]) -> Array:
+    """Depth [H, W] with holes replaced by a plane in inverse depth fitted to each hole's rim (planes stay planes there)."""
+    depth = view.depth.astype(np.float64).copy()
+    usable = (view.alpha > 0.8) & ~hole & (depth > 0)
+    count, labels = cv2.connectedComponents(hole.astype(np.uint8), connectivity=8)
+    kernel = np.ones((9, 9), np.uint8)
+    for label in range(1, count):
+        own = labels == label
+        rim = (cv2.dilate(own.astype(np.uint8), kernel) > 0) & usable
+        rows, columns = np.nonzero(own)
+        if rim.sum() < 12:
+            known = depth[usable]
+            depth[own] = np.median(known) if known.size else 1.0
+            continue
+        rr, rc = np.nonzero(rim)
+        inverse = 1 / depth[rr, rc]
+        design = np.stack([rc, rr, np.ones(len(rr))], 1)
+        weight = np.ones(len(rr))
+        for _ in range(10):
+            solution = np.linalg.lstsq(design * weight[:, None], inverse * weight, rcond=None)[0]
+            residual = np.abs(design @ solution - inverse)
+            weight = 1 / (1 + (residual / (1.5 * np.median(residual) + 1e-9)) ** 2)
+        fitted = np.stack([columns, rows, np.ones(len(rows))], 1) @ solution
+        depth[own] = 1 / np.clip(fitted, np.quantile(inverse, 0.02) * 0.8, np.quantile(inverse, 0.98) * 1.25)
+    return depth
+
+
+def complete_members(
+    gaussians: Gaussians, members: Tensor, *, slack: float = 1.1, touching: float = 2.0
+) -> Tensor:
+    """Add Gaussians that lie inside the shape spanned by the members: their hidden back and inner parts.
+
+    A Gaussian joins if it lies within `slack` of the members' principal box and its nearest member is closer than
+    `touching` times the members' own median spacing.
+
+    Returns:
+        [M'] sorted indices.
+    """
+    means = gaussians.means.double().numpy()
+    own = means[members.numpy()]
+    if len(own) < 8:
+        return members
+    centre = own.mean(0)
+    axes = np.linalg.svd(own - centre, full_matrices=False)[2]
+    local = (own - centre) @ axes.T
+    low, high = np.quantile(local, 0.02, axis=0), np.quantile(local, 0.98, axis=0)
+    middle, half = (low + high) / 2, np.maximum((high - low) / 2, 1e-9)
+    inside = np.all(np.abs((means - centre) @ axes.T - middle) <= half * slack, axis=1)
+    tree = cKDTree(own)
+    spacing = np.median(tree.query(own, k=2)[0][:, 1])
+    candidates = np.flatnonzero(inside)
+    near = tree.query(means[candidates])[0] <= touching * spacing
+    joined = np.union1d(members.numpy(), candidates[near])
+    return torch.from_numpy(joined)

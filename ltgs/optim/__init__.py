@@ -1,0 +1,1 @@
+"""Fitting Gaussians to photos: initialisation, growth, training of the first visit, refinement of later ones."""

@@ -1,0 +1,439 @@
+"""One more visit: light, change, what left, what came, who is who, poses, refinement, events. The past is not touched."""
+
+from __future__ import annotations
+
+import logging
+import time as clock
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltgs.change.compare import CompareConfig, Shot, compare, with_mask
+from ltgs.change.harmonise import ColourFit
+from ltgs.change.lift import lift_to_gaussians
+from ltgs.core.chronology import BACKGROUND_ID, Appearance, Chronology, Event, ObjectTrack, Presence, Template
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.progress import Progress, ProgressEvent, silent
+from ltgs.core.scene import Scene
+from ltgs.core.se3 import rotation_angle_deg
+from ltgs.core.views import ComparedView
+from ltgs.objects.associate import AssociateConfig, Match, match_instances
+from ltgs.objects.carve import CarveConfig, VacatedSet, find_vacated, hole_masks
+from ltgs.objects.hull import HullConfig, HullInstance, hull_instances
+from ltgs.objects.register import RegisterConfig
+from ltgs.objects.templates import BuildConfig, build_template, cut_out, revealed_surface
+from ltgs.optim.initialize import TrainingPhoto
+from ltgs.optim.refine import RefineConfig, RefineItem, refine_visit
+
+log = logging.getLogger("ltgs.pipeline")
+Array = NDArray[np.float64]
+UNSURE = torch.tensor([[0.04, 0.30, 0.04**2, 0.25**2]])
+"""Mean and variance of the colour and structure residual expected of content that was built from few photos or moved."""
+METHOD = {
+    "change": "weight-free: harmonised colour + 1-SSIM over expected residual",
+    "objects": "weight-free: per-Gaussian evidence, removal test, visual hull",
+    "association": "weight-free: render-and-compare",
+}
+
+
+@dataclass(frozen=True)
+class UpdateConfig:
+    """Everything an update does; one configuration for all scenes."""
+
+    compare: CompareConfig = field(default_factory=CompareConfig)
+    carve: CarveConfig = field(default_factory=CarveConfig)
+    hull: HullConfig = field(default_factory=HullConfig)
+    register: RegisterConfig = field(default_factory=RegisterConfig)
+    associate: AssociateConfig = field(default_factory=AssociateConfig)
+    build: BuildConfig = field(default_factory=BuildConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+    rounds: int = 2
+    """Rounds of explaining what left and what came."""
+    sure_views: float = 3.0
+    """Gaussians seen by this many photos of the first visit or fewer count as hardly known."""
+    light_change: float = 0.06
+    """Mean relative colour change against the visit before above which the light counts as changed."""
+    exposure_scatter: float = 0.05
+    """Expected scatter of a photo's own exposure, standard deviation of log2 of its sRGB level (about 0.1 EV)."""
+    max_objects: int = 24
+    """Most new instances considered per visit."""
+
+
+@dataclass(frozen=True)
+class VisitUpdate:
+    """Result of one update."""
+
+    chronology: Chronology
+    exposures: Array
+    """[P, 3, 4] colour affine per photo, render in the visit's light to photo."""
+    quality: dict[str, float]
+    method: dict[str, str]
+    undecided: tuple[str, ...]
+    timing: dict[str, float]
+    views_before: tuple[ComparedView, ...] = ()
+    views_after: tuple[ComparedView, ...] = ()
+
+
+def update_visit(
+    scene: Scene,
+    photos: Sequence[TrainingPhoto],
+    replay: Sequence[TrainingPhoto],
+    *,
+    config: UpdateConfig | None = None,
+    backend: str = "auto",
+    seed: int = 0,
+    progress: Progress = silent,
+) -> VisitUpdate:
+    """Extend the chronology by one visit.
+
+    Args:
+        photos: the visit's localised photos, at least one for anything to be decided.
+        replay: photos of the first visit, used while refining objects that were there then.
+
+    Returns:
+        the chronology, one time longer; without photos every track is unknown at the new time.
+    """
+    config = config or UpdateConfig()
+    if not photos:
+        return _unseen(scene.chronology)
+    return _Update(scene, photos, replay, config, backend, seed, progress).run()
+
+
+def _unseen(chronology: Chronology) -> VisitUpdate:
+    tracks = {
+        k: t.extended(Presence.ABSENT if t.presence[-1] == Presence.ABSENT else Presence.UNKNOWN)
+        for k, t in chronology.tracks.items()
+    }
+    longer = replace(chronology, tracks=tracks, appearance=(*chronology.appearance, chronology.appearance[-1]))
+    return VisitUpdate(
+        longer, np.zeros((0, 3, 4)), {}, dict(METHOD), ("No photo of this visit was localised; nothing could be decided.",), {}
+    )
+
+
+class _Update:
+    """Working state of one update; the steps run in the order of `run`."""
+
+    def __init__(
+        self, scene: Scene, photos: Sequence[TrainingPhoto], replay: Sequence[TrainingPhoto], config: UpdateConfig,
+        backend: str, seed: int, progress: Progress,
+    ) -> None:
+        self.scene, self.config, self.backend, self.seed, self.progress = scene, config, backend, seed, progress
+        self.old = scene.chronology
+        self.time = self.old.num_times
+        self.shots = [Shot(p.camera, p.rgb.astype(np.float32) / 255) for p in photos]
+        self.replay = list(replay)
+        self.rng = np.random.default_rng(seed + 7919 * self.time)
+        self.timing: dict[str, float] = {}
+        self.undecided: list[str] = []
+        state = self.old.state_at(self.time - 1)
+        self.gaussians, self.ids = state.gaussians.detach(), state.object_ids
+        self.expected = self._expected(self.old, self.ids)
+        self.fits: list[ColourFit] = []
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = clock.perf_counter()
+        self.progress(ProgressEvent(stage, 0, None, message=f"visit {self.time}: {stage}"))
+        yield
+        self.timing[stage] = self.timing.get(stage, 0.0) + clock.perf_counter() - start
+
+    def _compare(self, gaussians: Gaussians, expected: Tensor) -> list[ComparedView]:
+        return compare(gaussians, expected, self.shots, fits=self.fits, config=self.config.compare, backend=self.backend)[0]
+
+    def _lift(self, gaussians: Gaussians, views: Sequence[ComparedView], images: Sequence[NDArray[np.float32]]) -> Tensor:
+        return lift_to_gaussians(gaussians, [v.camera for v in views], images, backend=self.backend)
+
+    def run(self) -> VisitUpdate:
+        with self._timed("change"):
+            before, self.fits = compare(
+                self.gaussians, self.expected, self.shots, config=self.config.compare, backend=self.backend
+            )
+        known, matches, unmatched, views, holes = self._explain(before)
+        chronology, items = self._assemble(known, matches, unmatched, views, holes)
+        with self._timed("refine"):
+            chronology = self._refine(chronology, items, views)
+        final = chronology.state_at(self.time)
+        after = self._compare(final.gaussians, self._expected(chronology, final.object_ids))
+        return VisitUpdate(
+            chronology, self._exposures(chronology), self._quality(before, after), dict(METHOD), tuple(self.undecided),
+            self.timing, tuple(before), tuple(after),
+        )
+
+    def _explain(
+        self, before: Sequence[ComparedView]
+    ) -> tuple[dict[int, KnownObject], list[Match], list[HullInstance], list[ComparedView], list[NDArray[np.bool_]]]:
+        """Alternate between what left and what came until nothing more is explained.
+
+        An object found at a new place is drawn there before the next round, so that what stood there before can be seen to
+        have left too (two objects that changed places).
+        """
+        known: dict[int, KnownObject] = {}
+        matches: list[Match] = []
+        kept = torch.ones(len(self.gaussians), dtype=torch.bool)
+        views, instances = list(before), []
+        for round_index in range(self.config.rounds):
+            placed = [self._place(known[m.object_id], m) for m in matches]
+            with self._timed("vacated"):
+                sets, views = self._vacated(kept, placed, views)
+            for vacated in sets:
+                kept[vacated.members] = False
+            if round_index and not sets:
+                break
+            self._add_known(known, sets)
+            with self._timed("instances"):
+                gone = self._compare_with(kept, [])
+                holes = hole_masks(before, gone)
+                # A known object may stand where another one left a hole; something new must show outside the holes.
+                anywhere = [with_mask(v, v.mask | h) for v, h in zip(views, holes, strict=True)]
+                instances = hull_instances(anywhere, config=self.config.hull)[: self.config.max_objects]
+            taken = {m.object_id for m in matches}
+            with self._timed("association"):
+                found, unmatched = match_instances(
+                    {k: v for k, v in known.items() if k not in taken}, instances, views, up=self._up(),
+                    config=self.config.associate, register=self.config.register, rng=self.rng, backend=self.backend,
+                )
+            matches += found
+            instances = [instances[i] for i in unmatched if _outside_share(instances[i], holes) > 0.5]
+            if not found:
+                break
+        return known, matches, instances, views, holes
+
+    def _place(self, known: KnownObject, match: Match) -> Gaussians:
+        return known.template.transformed(torch.as_tensor(match.hypothesis.world_from_object, dtype=torch.float32))
+
+    def _compare_with(self, kept: Tensor, placed: Sequence[Gaussians]) -> list[ComparedView]:
+        """Captures against the kept part of the state plus objects at their new places."""
+        extra = Gaussians.concatenate(list(placed)) if placed else Gaussians.empty(self.gaussians.sh_degree)
+        expected = torch.cat([self.expected[kept], UNSURE.repeat(len(extra), 1)])
+        return self._compare(Gaussians.concatenate([self.gaussians[kept], extra]), expected)
+
+    def _vacated(
+        self, kept: Tensor, placed: Sequence[Gaussians], views: Sequence[ComparedView]
+    ) -> tuple[list[VacatedSet], list[ComparedView]]:
+        """Sets that left, as indices into the state's Gaussians, and the views without them."""
+        index = kept.nonzero()[:, 0]
+        everything = Gaussians.concatenate([self.gaussians[kept], *placed])
+        fixed = torch.arange(len(everything)) >= len(index)
+
+        def compare_kept(_: Gaussians, mask: Tensor) -> list[ComparedView]:
+            still = torch.zeros_like(kept)
+            still[index[mask[: len(index)]]] = True
+            return self._compare_with(still, placed)
+
+        start = self._compare_with(kept, placed) if placed else list(views)
+        sets, after = find_vacated(
+            everything, start, lift=self._lift, compare=compare_kept, config=self.config.carve, fixed=fixed
+        )
+        return [replace(s, members=index[s.members]) for s in sets], after
+
+    def _expected(self, chronology: Chronology, ids: Tensor) -> Tensor:
+        """[N, 4] means and variances of the residual cues for a state's Gaussians.
+
+        Background seen by few of the first visit's photos, and templates, which were built from few photos or moved, are
+        known less well than their own residual says.
+        """
+        out = UNSURE.repeat(len(ids), 1)
+        data = self.scene.side_data.get("expected_residual")
+        if data is not None:
+            share = (self.config.sure_views / data["num_views"].clamp_min(1)).clamp(max=1.0).square()[:, None]
+            known = torch.cat([data["mean"], data["variance"]], 1)
+            out[ids == BACKGROUND_ID] = (known + share * UNSURE)[chronology.static_mask]
+        return out
+
+    def _up(self) -> Array:
+        """[3] world direction opposite to the mean image-down axis of the first visit's cameras."""
+        downs = np.array([p.camera.cam_from_world[1, :3] for p in self.scene.photos(time=0) if p.camera is not None])
+        up = -downs.mean(0)
+        return up / max(np.linalg.norm(up), 1e-9)
+
+    def _add_known(self, known: dict[int, KnownObject], sets: Sequence[VacatedSet]) -> None:
+        """Add objects that left now (cut out of the background, or templates already) and templates absent before."""
+        next_id = max([*self.old.templates, *known, 0]) + 1
+        num_static = int((self.ids == BACKGROUND_ID).sum())
+        static_index = self.old.static_mask.nonzero()[:, 0]
+        for vacated in sets:
+            owners = self.ids[vacated.members]
+            for object_id in owners[owners > 0].unique().tolist():
+                share = float((owners == object_id).sum()) / max(1, int((self.ids == object_id).sum()))
+                if share > 0.4 and object_id not in known and self.old.templates[object_id].kind == "object":
+                    known[object_id] = self._stored(object_id, left=True)
+            background = vacated.members[owners == BACKGROUND_ID]
+            if len(background) >= max(8, 0.5 * len(vacated.members)):
+                template, pose = cut_out(self.gaussians, background)
+                known[next_id] = KnownObject(next_id, template, pose, static_index[background[background < num_static]], True)
+                next_id += 1
+        for object_id, track in self.old.tracks.items():
+            absent = track.presence[-1] == Presence.ABSENT
+            if absent and object_id not in known and self.old.templates[object_id].kind == "object":
+                known[object_id] = self._stored(object_id, left=False)
+
+    def _stored(self, object_id: int, *, left: bool) -> KnownObject:
+        return KnownObject(
+            object_id, self.old.templates[object_id].gaussians, self.old.tracks[object_id].last_pose(), None, left
+        )
+
+    def _assemble(
+        self, known: dict[int, KnownObject], matches: Sequence[Match], new: Sequence[HullInstance],
+        views: Sequence[ComparedView], holes: Sequence[NDArray[np.bool_]],
+    ) -> tuple[Chronology, list[RefineItem]]:
+        """The chronology one time longer, with everything decided but not yet refined."""
+        t = self.time
+        by_object = {m.object_id: m for m in matches}
+        templates, tracks = dict(self.old.templates), {}
+        lifted, events, items = [self.old.lifted], [], []
+        for k, obj in known.items():
+            if obj.lifted is not None:
+                templates[k] = Template(k, "object", obj.template, 0)
+                lifted.append(obj.lifted)
+        all_tracks = dict(self.old.tracks)
+        for k, obj in known.items():
+            if k not in all_tracks:
+                all_tracks[k] = ObjectTrack.start(k, t - 1, obj.last_pose, before=Presence.PRESENT)
+        for k, track in all_tracks.items():
+            match = by_object.get(k)
+            if match is not None:
+                pose = match.hypothesis.world_from_object
+                tracks[k] = track.extended(Presence.PRESENT, pose, match.hypothesis.covariance)
+                events.append(_motion_event(t, k, known[k], match))
+                first = track.world_from_object[0] if track.presence[0] == Presence.PRESENT else None
+                items.append(RefineItem(k, templates[k].gaussians, pose, first, False, True))
+            elif k in known and known[k].left:
+                tracks[k] = track.extended(Presence.ABSENT)
+                events.append(Event(t, "removed", k))
+            else:
+                tracks[k] = track.extended(self._carried_presence(k, track))
+        next_id = max([*templates, 0]) + 1
+        degree = self.gaussians.sh_degree
+        for instance in new:
+            gaussians, pose = build_template(instance, views, sh_degree=degree, config=self.config.build, rng=self.rng)
+            templates[next_id] = Template(next_id, "object", gaussians, t)
+            tracks[next_id] = ObjectTrack.start(next_id, t, pose)
+            events.append(Event(t, "appeared", next_id, uncertain=instance.num_views < 2))
+            items.append(RefineItem(next_id, gaussians, pose, None, True, False))
+            next_id += 1
+        surface = revealed_surface(views, self._free_holes(holes, matches, new), sh_degree=degree, config=self.config.build)
+        if surface is not None:
+            templates[next_id] = Template(next_id, "surface", surface, t)
+            tracks[next_id] = ObjectTrack.start(next_id, t, np.eye(4))
+            items.append(RefineItem(next_id, surface, np.eye(4), None, True, False))
+        chronology = Chronology(
+            self.old.background, torch.cat(lifted).unique(), templates, tracks,
+            (*self.old.appearance, self._appearance()), (*self.old.events, *events), self.old.metres_per_unit,
+        )
+        return chronology, items
+
+    def _carried_presence(self, object_id: int, track: ObjectTrack) -> Presence:
+        """Present objects stay present if a photo of this visit could see them, else unknown; absent ones stay absent."""
+        if track.presence[-1] == Presence.ABSENT:
+            return Presence.ABSENT
+        centre = track.last_pose()[:3, 3]
+        for shot in self.shots:
+            local = shot.camera.cam_from_world[:3, :3] @ centre + shot.camera.cam_from_world[:3, 3]
+            uv = shot.camera.K @ local
+            if local[2] > 0 and 0 <= uv[0] / uv[2] < shot.camera.width and 0 <= uv[1] / uv[2] < shot.camera.height:
+                return Presence.PRESENT
+        return Presence.PRESENT if self.old.templates[object_id].kind == "surface" else Presence.UNKNOWN
+
+    def _free_holes(
+        self, holes: Sequence[NDArray[np.bool_]], matches: Sequence[Match], new: Sequence[HullInstance]
+    ) -> list[NDArray[np.bool_]]:
+        """Holes minus the pixels that matched or new instances occupy."""
+        free = [h.copy() for h in holes]
+        for instance in [*new, *(m.instance for m in matches)]:
+            free = [f & ~p for f, p in zip(free, instance.pixels, strict=True)]
+        return free
+
+    def _refine(self, chronology: Chronology, items: Sequence[RefineItem], views: Sequence[ComparedView]) -> Chronology:
+        if not items:
+            return chronology
+        touched = {item.object_id for item in items}
+        frozen = _without(chronology, self.time, touched)
+        first = _without(chronology, 0, touched)
+        exposures = [p.exposure for p in self.scene.photos(time=0, holdout=False) if p.image_blob is not None]
+        refined = refine_visit(
+            frozen, items, views, self.replay, first, config=self.config.refine, backend=self.backend,
+            seed=self.seed + self.time, progress=self.progress,
+            first_exposure=(lambda i: exposures[i]) if len(exposures) == len(self.replay) else None,
+        )
+        templates, tracks = dict(chronology.templates), dict(chronology.tracks)
+        for item in refined:
+            templates[item.object_id] = replace(templates[item.object_id], gaussians=item.gaussians)
+            poses = tracks[item.object_id].world_from_object.copy()
+            poses[self.time] = item.pose_now
+            tracks[item.object_id] = replace(tracks[item.object_id], world_from_object=poses)
+        return replace(chronology, templates=templates, tracks=tracks)
+
+    def _appearance(self) -> Appearance:
+        """The visit's light: the mean of its photos' colour affines, pulled to the visit before as far as the photos disagree.
+
+        Single photos scatter by their own exposure; only what they share is light.
+        """
+        before = self.old.appearance[-1].colour
+        affines = np.array([f.affine for f in self.fits])
+        grey = np.append(np.full(3, 0.4), 1.0)
+        levels = np.log2(np.maximum((affines @ grey).mean(1), 1e-3) / max(float((before @ grey).mean()), 1e-3))
+        scatter = max(float(levels.var(ddof=1)) if len(levels) > 1 else 0.0, self.config.exposure_scatter**2) / len(levels)
+        trust = float(levels.mean() ** 2 / (levels.mean() ** 2 + scatter))
+        colour = before + trust * (affines.mean(0) - before)
+        ratio = (colour @ grey) / np.maximum(before @ grey, 1e-3)
+        # sRGB is close to a power of 2.2 of linear light.
+        stops = 2.2 * float(np.log2(max(float((colour @ grey).mean()), 1e-3) / 0.4))
+        return Appearance(colour, bool(np.abs(ratio - 1).mean() > self.config.light_change), stops)
+
+    def _exposures(self, chronology: Chronology) -> Array:
+        """[P, 3, 4] what brings a photo's own colours from the visit's light: affine_photo = exposure after appearance."""
+        light = np.vstack([chronology.appearance[-1].colour, [0, 0, 0, 1]])
+        inverse = np.linalg.pinv(light)
+        return np.array([(np.vstack([f.affine, [0, 0, 0, 1]]) @ inverse)[:3] for f in self.fits])
+
+    def _quality(self, before: Sequence[ComparedView], after: Sequence[ComparedView]) -> dict[str, float]:
+        def psnr(views: Sequence[ComparedView]) -> float:
+            return float(np.mean([-10 * np.log10(max(float(np.mean((v.shown - v.photo) ** 2)), 1e-10)) for v in views]))
+
+        return {
+            "psnr_before": psnr(before), "psnr_after": psnr(after),
+            "changed_share_before": float(np.mean([v.mask.mean() for v in before])),
+            "changed_share_after": float(np.mean([v.mask.mean() for v in after])),
+        }
+
+
+@dataclass(frozen=True)
+class KnownObject:
+    """An object that can explain new content."""
+
+    object_id: int
+    template: Gaussians
+    last_pose: Array
+    lifted: Tensor | None
+    """Indices into the background if it is cut out of it now."""
+    left: bool
+    """It left its place at this visit (else it was absent already)."""
+
+
+def _motion_event(time: int, object_id: int, known: KnownObject, match: Match) -> Event:
+    pose = match.hypothesis.world_from_object
+    shift = float(np.linalg.norm(pose[:3, 3] - known.last_pose[:3, 3]))
+    turn = rotation_angle_deg(pose[:3, :3] @ known.last_pose[:3, :3].T)
+    note = "rotation ambiguous: symmetric or too few pixels" if match.hypothesis.ambiguous else ""
+    kind = "moved" if known.left else "returned"
+    return Event(time, kind, object_id, shift, turn, uncertain=match.hypothesis.ambiguous, note=note)
+
+
+def _outside_share(instance: HullInstance, holes: Sequence[NDArray[np.bool_]]) -> float:
+    """Share of an instance's pixels that are not holes left by something else."""
+    outside = sum(int((m & ~h).sum()) for m, h in zip(instance.pixels, holes, strict=True))
+    return outside / max(1, instance.area_px)
+
+
+def _without(chronology: Chronology, time: int, touched: set[int]) -> Gaussians:
+    """What is drawn at a time except the touched objects."""
+    state = chronology.state_at(time)
+    keep = torch.ones(len(state.gaussians), dtype=torch.bool)
+    for object_id in touched:
+        keep &= state.object_ids != object_id
+    return state.gaussians[keep].detach()

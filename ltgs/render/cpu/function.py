@@ -1,0 +1,146 @@
+"""The autograd function around the native kernels, and its argument handling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ltgs.core.cameras import Cameras
+from ltgs.core.gaussians import Gaussians
+from ltgs.native import kernels
+from ltgs.render.output import RenderOutput
+
+_PARAMETERS = 5  # means, quats, log_scales, opacity_logits, sh
+
+
+@dataclass
+class _Settings:
+    """Everything of one call that is not a differentiable tensor; also carries diagnostics out of the function."""
+
+    kernels: ModuleType
+    intrinsics: Tensor
+    width: int
+    height: int
+    sh_degree: int
+    near: float
+    far: float
+    with_depth: bool
+    antialiased: bool
+    threads: int
+    keep: bool
+    stats: dict[str, int] = field(default_factory=dict)
+    num_dropped: int = 0
+
+    def note(self, session: Any) -> None:
+        numbers = session.statistics()
+        self.num_dropped = max(self.num_dropped, numbers.pop("num_dropped"))
+        for key, value in numbers.items():
+            self.stats[key] = self.stats.get(key, 0) + value
+
+
+class _Rasterise(torch.autograd.Function):
+    """All cameras of one call. Kernel sessions hold the sorted tile lists that the backward pass walks again."""
+
+    @staticmethod
+    def forward(ctx: Any, settings: _Settings, poses: Tensor, features: Tensor | None, *parameters: Tensor) -> Any:
+        s, num_cameras, count = settings, poses.shape[0], parameters[0].shape[0]
+        shape = (num_cameras, s.height, s.width)
+        tensors = [_plain(p) for p in parameters]
+        poses, extra = _plain(poses), None if features is None else _plain(features)
+        rgb, alpha = torch.empty(*shape, 3), torch.empty(*shape, 1)
+        depth = torch.empty(*shape, 1) if s.with_depth else None
+        image = None if extra is None else torch.empty(*shape, extra.shape[1])
+        visible = torch.empty(num_cameras, count, dtype=torch.uint8)
+        sessions = []
+        for c in range(num_cameras):
+            session = s.kernels.forward(
+                *tensors, s.intrinsics[c], poses[c], s.width, s.height, s.sh_degree, s.near, s.far, s.antialiased,
+                rgb[c], alpha[c], None if depth is None else depth[c], visible[c], s.threads,
+            )
+            if extra is not None and image is not None and extra.shape[1]:
+                s.kernels.forward_features(session, extra, image[c], s.threads)
+            s.note(session)
+            if s.keep:
+                sessions.append(session)
+        ctx.settings, ctx.sessions = settings, sessions
+        ctx.save_for_backward(poses, extra, rgb, image, *tensors)
+        ctx.set_materialize_grads(False)
+        visible = visible.view(torch.bool)
+        ctx.mark_non_differentiable(visible)
+        return rgb, alpha, depth, image, visible
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
+        g_rgb, g_alpha, g_depth, g_image = (None if g is None else _plain(g) for g in upstream[:4])
+        poses, features, rgb, image, *parameters = ctx.saved_tensors
+        _, pose_wanted, features_wanted, *wanted = ctx.needs_input_grad
+        geometry = pose_wanted or any(wanted)
+        s = ctx.settings
+        if all(g is None for g in (g_rgb, g_alpha, g_depth, g_image)):
+            return (None,) * (3 + _PARAMETERS)
+        grads = [torch.empty_like(p) if w else None for p, w in zip(parameters, wanted, strict=True)]
+        pose_grads = torch.zeros_like(poses) if pose_wanted else None
+        feature_grads = torch.zeros_like(features) if features is not None and features_wanted else None
+        for c, session in enumerate(ctx.sessions):
+            if features is not None and g_image is not None and features.shape[1]:
+                s.kernels.backward_features(session, features, image[c], g_image[c], feature_grads, geometry, s.threads)
+            if not geometry:
+                continue
+            s.kernels.backward(
+                session, *parameters, rgb[c], *(None if g is None else g[c] for g in (g_rgb, g_alpha, g_depth)),
+                *grads, None if pose_grads is None else pose_grads[c, :3], None, c > 0, s.threads,
+            )
+        return (None, pose_grads, feature_grads, *grads)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Contiguous and without autograd history, as the kernels need it; no copy in the usual case."""
+    return tensor.detach().contiguous()
+
+
+def _float32(name: str, tensor: Tensor) -> Tensor:
+    if tensor.device.type != "cpu":
+        raise ValueError(f"{name} must be on the CPU for backend='cpu', got {tensor.device}.")
+    if tensor.dtype != torch.float32:
+        raise ValueError(f"{name} must be float32 for backend='cpu', got {tensor.dtype}; use backend='reference' for float64.")
+    return tensor
+
+
+def render_cpu(
+    gaussians: Gaussians,
+    cameras: Cameras,
+    *,
+    features: Tensor | None,
+    sh_degree: int,
+    near: float,
+    far: float,
+    with_depth: bool,
+    antialiased: bool,
+    isa_kernels: ModuleType | None = None,
+) -> RenderOutput:
+    """Render without background; arguments are validated by `ltgs.render.render`.
+
+    Raises:
+        ValueError: a tensor is not float32 on the CPU, or the intrinsics require a gradient.
+        KernelsUnavailable: the compiled kernels cannot be loaded.
+    """
+    tensors = [_float32(name, value) for name, value in gaussians.tensors().items()]
+    poses = _float32("cam_from_world", cameras.cam_from_world)
+    if features is not None:
+        _float32("features", features)
+    if cameras.K.requires_grad and torch.is_grad_enabled():
+        raise ValueError("backend='cpu' has no gradient with respect to K; detach it or use backend='reference'.")
+    differentiable = [*tensors, poses, *([] if features is None else [features])]
+    settings = _Settings(
+        isa_kernels or kernels(), _plain(_float32("K", cameras.K)), cameras.width, cameras.height, sh_degree, near, far,
+        with_depth, antialiased, torch.get_num_threads(),
+        keep=torch.is_grad_enabled() and any(t.requires_grad for t in differentiable),
+    )
+    rgb, alpha, depth, image, visible = _Rasterise.apply(settings, poses, features, *tensors)
+    if depth is None:
+        depth = torch.zeros_like(alpha)
+    return RenderOutput(rgb, alpha, depth, image, "cpu", visible, settings.num_dropped, settings.stats)

@@ -1,0 +1,131 @@
+"""Plain torch renderer: the specification of `ltgs.render`, any float type, any device, differentiable by autograd.
+
+It evaluates every Gaussian at every pixel, a strip of pixels at a time, so it is far too slow for training; the tests
+compare the other backends with it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ltgs.core.cameras import Cameras
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.se3 import quat_to_matrix
+from ltgs.core.sh import eval_sh
+from ltgs.render.output import RenderOutput
+
+BLUR = 0.3
+"""px^2 added to the projected covariance: no splat is thinner than about half a pixel."""
+MIN_ALPHA = 1 / 255
+MAX_ALPHA = 0.999
+MIN_TRANSMITTANCE = 1e-4
+"""A pixel stops before the Gaussian that would bring its transmittance to this value or below."""
+_STRIP_PAIRS = 4_000_000  # Gaussian-pixel pairs evaluated at once; bounds memory
+
+
+def project(
+    gaussians: Gaussians, K: Tensor, cam_from_world: Tensor, width: int, height: int, *, sh_degree: int, antialiased: bool
+) -> dict[str, Tensor]:
+    """Project all Gaussians with one camera: xy [N, 2], conic [N, 3], z, opacity [N], rgb [N, 3]."""
+    rotation, translation = cam_from_world[:3, :3], cam_from_world[:3, 3]
+    x, y, z = (gaussians.means @ rotation.T + translation).unbind(-1)
+    fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
+    u, v = x / z, y / z
+    # The Jacobian stops following the centre 30 % of half the field of view outside the image, where it degenerates.
+    u_lim = torch.clamp(u, (-cx / fx - 0.15 * width / fx).item(), ((width - cx) / fx + 0.15 * width / fx).item())
+    v_lim = torch.clamp(v, (-cy / fy - 0.15 * height / fy).item(), ((height - cy) / fy + 0.15 * height / fy).item())
+    spread = rotation @ (quat_to_matrix(gaussians.quats) * gaussians.scales[:, None, :])
+    r0 = (fx / z)[:, None] * (spread[:, 0] - u_lim[:, None] * spread[:, 2])
+    r1 = (fy / z)[:, None] * (spread[:, 1] - v_lim[:, None] * spread[:, 2])
+    c11, c22, c12 = (r0 * r0).sum(-1), (r1 * r1).sum(-1), (r0 * r1).sum(-1)
+    det0 = torch.linalg.cross(r0, r1).square().sum(-1)
+    det = det0 + BLUR * (c11 + c22) + BLUR**2
+    opacity = gaussians.opacities
+    if antialiased:
+        opacity = opacity * torch.sqrt(torch.clamp(det0 / det, min=1e-12))
+    center = -rotation.T @ translation
+    directions = torch.nn.functional.normalize(gaussians.means - center, dim=-1)
+    return {
+        "xy": torch.stack([fx * u + cx, fy * v + cy], -1),
+        "conic": torch.stack([(c22 + BLUR) / det, -c12 / det, (c11 + BLUR) / det], -1),
+        "z": z,
+        "opacity": opacity,
+        "rgb": torch.clamp_min(eval_sh(gaussians.sh, directions, sh_degree) + 0.5, 0.0),
+    }
+
+
+def _composite(splats: dict[str, Tensor], channels: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Composite depth-sorted splats at pixel centres [P, 2]: channels [P, D], final transmittance [P], hit [N]."""
+    dx, dy = (pixels[:, None] - splats["xy"][None]).unbind(-1)
+    a, b, c = splats["conic"].unbind(-1)
+    alpha = torch.clamp(splats["opacity"] * torch.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy), max=MAX_ALPHA)
+    alpha = torch.where(alpha >= MIN_ALPHA, alpha, torch.zeros_like(alpha))
+    after = torch.cumprod(1 - alpha, dim=1)
+    # Transmittance only falls, so "stopped" is every Gaussian from the first one that would cross the limit.
+    alpha = torch.where((after.detach() > MIN_TRANSMITTANCE), alpha, torch.zeros_like(alpha))
+    after = torch.cumprod(1 - alpha, dim=1)
+    before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], dim=1)
+    return (before * alpha) @ channels, after[:, -1], (alpha > 0).any(0)
+
+
+def _render_one(
+    gaussians: Gaussians, cameras: Cameras, index: int, features: Tensor | None, sh_degree: int, near: float, far: float,
+    antialiased: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, int]:
+    """One camera: rgb [H, W, 3], alpha, depth [H, W, 1], features, visible [N], dropped."""
+    width, height, dtype = cameras.width, cameras.height, gaussians.means.dtype
+    count = len(gaussians)
+    finite = torch.cat([t.detach().reshape(count, -1) for t in gaussians.tensors().values()], 1).isfinite().all(1)
+    finite &= gaussians.quats.detach().norm(dim=-1) > 0
+    chosen = finite.nonzero()[:, 0]
+    splats: dict[str, Tensor] = {}
+    for _ in range(2):  # the second round differentiates only what is seen: 0 * inf of a culled Gaussian would be NaN
+        kept = Gaussians(**{k: t[chosen] for k, t in gaussians.tensors().items()})
+        splats = project(
+            kept, cameras.K[index], cameras.cam_from_world[index], width, height, sh_degree=sh_degree, antialiased=antialiased
+        )
+        z = splats["z"].detach()
+        seen = (z >= near) & (z <= far) & (splats["opacity"].detach() >= MIN_ALPHA) & splats["conic"].detach().isfinite().all(-1)
+        chosen = chosen[seen]
+    order = torch.argsort(splats["z"].detach(), stable=True)
+    splats = {k: t[order] for k, t in splats.items()}
+    channels = torch.cat([splats["rgb"], splats["z"][:, None]] + ([] if features is None else [features[chosen][order]]), 1)
+    ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    pixels = (torch.stack([xs, ys], -1).reshape(-1, 2).to(dtype) + 0.5).to(gaussians.device)
+    visible = torch.zeros(count, dtype=torch.bool, device=gaussians.device)
+    if len(order) == 0:
+        image, final = channels.new_zeros(len(pixels), channels.shape[1]) + channels.sum() * 0, pixels.new_ones(len(pixels))
+    else:
+        parts = [_composite(splats, channels, p) for p in pixels.split(max(1, _STRIP_PAIRS // len(order)))]
+        image, final = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+        visible[chosen[order]] = torch.stack([p[2] for p in parts]).any(0)
+    alpha = (1 - final)[:, None]
+    positive = alpha > 0
+    depth = torch.where(positive, image[:, 3:4] / torch.where(positive, alpha, torch.ones_like(alpha)), torch.zeros_like(alpha))
+    shaped = [t.reshape(height, width, -1) for t in (image[:, :3], alpha, depth)]
+    extra = None if features is None else image[:, 4:].reshape(height, width, features.shape[1])
+    return shaped[0], shaped[1], shaped[2], extra, visible, count - int(finite.sum())
+
+
+def render_reference(
+    gaussians: Gaussians, cameras: Cameras, *, features: Tensor | None, sh_degree: int, near: float, far: float,
+    with_depth: bool, antialiased: bool,
+) -> RenderOutput:
+    """Render without background; same contract as the native backend, in the float type of the Gaussians."""
+    views = [
+        _render_one(gaussians, cameras, c, features, sh_degree, near, far, antialiased) for c in range(len(cameras))
+    ]
+    if not views:
+        shape = (0, cameras.height, cameras.width)
+        new = gaussians.means.new_zeros
+        image = None if features is None else new(*shape, features.shape[1])
+        none_seen = torch.zeros(0, len(gaussians), dtype=torch.bool)
+        return RenderOutput(new(*shape, 3), new(*shape, 1), new(*shape, 1), image, "reference", none_seen)
+    rgb, alpha, depth = (torch.stack([v[k] for v in views]) for k in range(3))
+    image = None if features is None else torch.stack([v[3] for v in views])
+    visible = torch.stack([v[4] for v in views])
+    return RenderOutput(
+        rgb, alpha, depth if with_depth else torch.zeros_like(depth), image, "reference", visible, max(v[5] for v in views),
+        {"num_visible": int(visible.sum())},
+    )

@@ -1,0 +1,86 @@
+"""Templates keep their place, surfaces continue their surroundings, cut-outs take their hidden parts along."""
+
+import numpy as np
+import torch
+
+from ltgs.core.cameras import Camera
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.views import ComparedView
+from ltgs.objects.hull import HullInstance
+from ltgs.objects.templates import build_template, complete_members, cut_out, revealed_surface
+
+
+def cloud(points: np.ndarray) -> Gaussians:
+    n = len(points)
+    quats = torch.zeros(n, 4)
+    quats[:, 0] = 1
+    return Gaussians(
+        torch.as_tensor(points, dtype=torch.float32), quats, torch.full((n, 3), -5.0), torch.ones(n), torch.zeros(n, 1, 3)
+    )
+
+
+def plane_view(colour=(0.2, 0.6, 0.4)) -> ComparedView:
+    """A camera 2 units above the plane z = 0, looking straight down at an angle of 30 degrees."""
+    angle = np.radians(30)
+    rotation = np.array([[1, 0, 0], [0, -np.cos(angle), -np.sin(angle)], [0, np.sin(angle), -np.cos(angle)]])
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = rotation, -rotation @ np.array([0, -1.0, 2.0])
+    camera = Camera("v", 0, 80, 60, np.array([[90.0, 0, 40], [0, 90.0, 30], [0, 0, 1]]), pose)
+    v, u = np.mgrid[0:60, 0:80] + 0.5
+    rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(camera.K).T @ pose[:3, :3]
+    depth = (-2.0 / rays[..., 2]).astype(np.float32)
+    photo = np.broadcast_to(np.float32(colour), (60, 80, 3)).copy()
+    return ComparedView(
+        camera, photo, photo, np.eye(3, 4), np.ones_like(photo), np.ones((60, 80), np.float32), depth,
+        np.zeros((60, 80), np.float32), np.zeros((60, 80), bool), 0.01,
+    )
+
+
+def test_cut_out_and_pose_back_is_the_same_place():
+    g = cloud(np.random.default_rng(0).normal(size=(50, 3)) + 5)
+    template, pose = cut_out(g, torch.arange(10, 30))
+    assert template.means.abs().max() < 4
+    back = template.transformed(torch.as_tensor(pose, dtype=torch.float32))
+    torch.testing.assert_close(back.means, g.means[10:30], rtol=0, atol=1e-5)
+
+
+def test_revealed_surface_lies_on_the_surrounding_plane():
+    view = plane_view()
+    hole = np.zeros((60, 80), bool)
+    hole[20:40, 30:50] = True
+    depth = view.depth.copy()
+    depth[hole] = 7.0  # What shows through the hole must not matter.
+    view = ComparedView(**{**view.__dict__, "depth": depth})
+    surface = revealed_surface([view], [hole], sh_degree=1)
+    assert surface is not None and len(surface) == 100
+    assert surface.means[:, 2].abs().max() < 0.01
+    torch.testing.assert_close(surface.base_rgb, torch.tensor([[0.2, 0.6, 0.4]]).expand(100, 3), rtol=0, atol=1e-3)
+
+
+def test_no_hole_no_surface():
+    assert revealed_surface([plane_view()], [np.zeros((60, 80), bool)], sh_degree=0) is None
+
+
+def test_back_of_a_box_is_completed_but_not_its_distant_neighbour():
+    rng = np.random.default_rng(1)
+    shell = rng.uniform(-1, 1, (1500, 3))
+    face = rng.integers(0, 3, 1500)
+    shell[np.arange(1500), face] = np.sign(shell[np.arange(1500), face])
+    far = rng.uniform(-1, 1, (200, 3)) + [5, 0, 0]
+    g = cloud(np.concatenate([shell, far]))
+    seen = torch.from_numpy(np.flatnonzero(shell[:, 0] > -0.6))
+    completed = complete_members(g, seen)
+    assert (completed < 1500).all() and len(completed) > len(seen)
+
+
+def test_new_template_has_the_colour_of_the_photos_in_the_first_light():
+    view = plane_view((0.3, 0.15, 0.1))
+    darker = ComparedView(**{**view.__dict__, "colour_affine": np.eye(3, 4) * 0.5})
+    mask = np.zeros((60, 80), bool)
+    mask[25:35, 35:45] = True
+    points = np.random.default_rng(2).uniform(-0.1, 0.1, (500, 3)) + [0, 0.15, 0.1]
+    template, pose = build_template(
+        HullInstance(points, (mask,), 1), [darker], sh_degree=1, rng=np.random.default_rng(0)
+    )
+    np.testing.assert_allclose(pose[:3, 3], [0, 0.15, 0.1], atol=0.03)
+    assert (template.base_rgb - torch.tensor([0.6, 0.3, 0.2])).abs().max() < 0.05
