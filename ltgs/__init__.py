@@ -29,7 +29,7 @@ _WHERE = {
     "write_ply": "ltgs.io.ply",
 }
 
-__all__ = ["__version__", *_WHERE]  # noqa: PLE0604
+__all__ = ["__version__", *_WHERE]
 
 
 def __getattr__(name: str) -> Any:
@@ -43,13 +43,19 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from ltgs.core.cameras import Camera as Camera, Cameras as Cameras
-    from ltgs.core.chronology import Chronology as Chronology, Event as Event
+    from ltgs.core.cameras import Camera as Camera
+    from ltgs.core.cameras import Cameras as Cameras
+    from ltgs.core.chronology import Chronology as Chronology
+    from ltgs.core.chronology import Event as Event
     from ltgs.core.gaussians import Gaussians as Gaussians
     from ltgs.core.scene import Scene as Scene
-    from ltgs.errors import InputError as InputError, LtgsError as LtgsError
+    from ltgs.errors import InputError as InputError
+    from ltgs.errors import LtgsError as LtgsError
     from ltgs.io.cameras_json import read_cameras as read_cameras
     from ltgs.io.ply import write_ply as write_ply
     from ltgs.io.scene_store import SceneStore as SceneStore
-    from ltgs.pipeline.config import RunConfig as RunConfig, load_config as load_config
-    from ltgs.pipeline.run import Job as Job, add_visit as add_visit, reconstruct as reconstruct
+    from ltgs.pipeline.config import RunConfig as RunConfig
+    from ltgs.pipeline.config import load_config as load_config
+    from ltgs.pipeline.run import Job as Job
+    from ltgs.pipeline.run import add_visit as add_visit
+    from ltgs.pipeline.run import reconstruct as reconstruct

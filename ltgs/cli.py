@@ -1,64 +1,77 @@
-"""The `ltgs` command: arguments, exit codes, and the words a user reads. The work is done in `ltgs.pipeline` and `ltgs.eval`."""
+"""The `ltgs` command: arguments and exit codes. `ltgs.pipeline` and `ltgs.eval` do the work; `cli_text` has the words."""
 
 from __future__ import annotations
 
 import logging
-import os
+import shlex
 import sys
-import tempfile
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, subcommand
 
 from ltgs import __version__
-from ltgs.cli_text import print_scene, print_table, run_and_report, sanitise_stream_errors, write_json
+from ltgs.cli_text import internal_error, print_scene, print_table, run_and_report, sanitise_stream_errors, write_json
 from ltgs.errors import InputError, LtgsError, MissingDependency, UsageError
 
 EXIT_INTERRUPTED = 130
 
 
 @dataclass
-class Reconstruct:
+class Command:
+    """What all commands share."""
+
+    debug: bool = field(default=False, kw_only=True)
+    """Show a traceback for errors of any kind."""
+
+
+@dataclass
+class SceneCommand(Command):
+    """What all commands that use a stored scene share."""
+
+    scene: Annotated[Positional[Path], arg(metavar="SCENE")]
+    """Scene folder."""
+
+
+@dataclass
+class Reconstruct(Command):
     """Photos in, a scene with a timeline out: one folder per visit below PHOTOS, or the photos of a single visit."""
 
-    photos: Positional[Path]
+    photos: Annotated[Positional[Path], arg(metavar="PHOTOS")]
     """Folder with one folder of photos per visit, or with the photos of one visit."""
     output: Annotated[Path, arg(aliases=["-o"])]
     """Scene folder to make."""
     preset: str = "cpu_full"
     """cpu_small, cpu_full, gpu_full or paper."""
-    cameras: Path | None = None
+    cameras: Annotated[Path | None, arg(metavar="PATH")] = None
     """Given cameras: a cameras file, transforms.json or COLMAP folder. Photos it names are not posed again."""
-    times: Path | None = None
+    times: Annotated[Path | None, arg(metavar="PATH")] = None
     """YAML file with one line `folder: date` per visit."""
-    holdout_every: int | None = None
+    holdout_every: Annotated[int | None, arg(metavar="N")] = None
     """Keep photo 0, N, 2N, ... of each visit with at least N photos for evaluation; 0 = none."""
     resume: bool = False
     """Continue where a former run stopped; starts anew if there is no scene yet."""
     overwrite: bool = False
     """Replace an existing scene."""
-    config: Path | None = None
+    config: Annotated[Path | None, arg(metavar="PATH")] = None
     """YAML file of settings, laid out like the presets."""
-    set: Annotated[tuple[str, ...], arg(metavar="PATH=VALUE")] = ()
-    """Single settings, e.g. train.steps=500."""
-    seed: int | None = None
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
+    """A single setting, e.g. train.steps=500; may be repeated."""
+    seed: Annotated[int | None, arg(metavar="N")] = None
     """Start of the random number generators."""
-    backend: str | None = None
+    backend: Annotated[str | None, arg(metavar="TEXT")] = None
     """Rasteriser: auto, cpu, reference or gsplat."""
-    max_size: int | None = None
+    max_size: Annotated[int | None, arg(metavar="N")] = None
     """Long side of the working photos, pixels."""
     quiet: bool = False
     """Only warnings and the summary."""
     json: bool = False
     """Progress and summary as JSON lines on standard output."""
-    debug: bool = False
-    """Show a traceback for errors of any kind."""
 
     def run(self) -> int:
         from ltgs.pipeline.config import load_config, parse_setting
@@ -70,34 +83,29 @@ class Reconstruct:
         overrides |= dict(parse_setting(text) for text in self.set)
         config = load_config(self.preset, overrides=overrides, file=self.config)
         job = Job(self.photos, self.output, config, self.cameras, self.times, self.resume, self.overwrite)
-        again = f"ltgs {' '.join(a for a in sys.argv[1:] if a != '--overwrite')}"
-        if not self.resume:
-            again += " --resume"
+        words = [a for a in sys.argv[1:] if a not in ("--overwrite", "--resume")]
+        again = shlex.join(["ltgs", *words, "--resume"])
         return run_and_report(
             self.output, lambda sink: reconstruct(job, progress=sink), quiet=self.quiet, as_json=self.json, again=again
         )
 
 
 @dataclass
-class Update:
+class Update(SceneCommand):
     """Add one visit to an existing scene; the past is not touched."""
 
-    scene: Positional[Path]
-    """Scene folder."""
-    photos: Positional[Path]
+    photos: Annotated[Positional[Path], arg(metavar="PHOTOS")]
     """Folder with the photos of the visit; its name becomes the visit's name."""
-    time: str | None = None
+    time: Annotated[str | None, arg(metavar="TEXT")] = None
     """Date of the visit, e.g. 2024-03-01; default: from the folder's name or the photos' EXIF."""
-    cameras: Path | None = None
+    cameras: Annotated[Path | None, arg(metavar="PATH")] = None
     """Given cameras of the visit's photos."""
-    backend: str | None = None
+    backend: Annotated[str | None, arg(metavar="TEXT")] = None
     """Rasteriser: auto, cpu, reference or gsplat."""
     quiet: bool = False
     """Only warnings and the summary."""
     json: bool = False
     """Progress and summary as JSON lines on standard output."""
-    debug: bool = False
-    """Show a traceback for errors of any kind."""
 
     def run(self) -> int:
         from ltgs.pipeline.run import add_visit
@@ -108,7 +116,7 @@ class Update:
                 when = datetime.fromisoformat(self.time)
             except ValueError:
                 raise UsageError(f"--time {self.time}: not a date. Write it as 2024-03-01 or 2024-03-01T14:30.") from None
-        again = f"ltgs {' '.join(sys.argv[1:])}"
+        again = shlex.join(["ltgs", *sys.argv[1:]])
         return run_and_report(
             self.scene,
             lambda sink: add_visit(
@@ -119,19 +127,15 @@ class Update:
 
 
 @dataclass
-class View:
+class View(SceneCommand):
     """Show a scene with its timeline in the browser."""
 
-    scene: Positional[Path]
-    """Scene folder."""
     host: str = "127.0.0.1"
     """Address to listen on; anything but loopback lets others on the network see the scene."""
     port: int = 8080
     """Port to listen on."""
     no_open: bool = False
     """Do not open the browser."""
-    debug: bool = False
-    """Show a traceback for errors of any kind."""
 
     def run(self) -> int:
         try:
@@ -145,11 +149,9 @@ class View:
 
 
 @dataclass
-class Render:
+class Render(SceneCommand):
     """Render a scene at given cameras: one PNG per camera and kind."""
 
-    scene: Positional[Path]
-    """Scene folder."""
     cameras: Path
     """Cameras file, transforms.json or COLMAP folder, in the scene's frame of reference."""
     output: Annotated[Path, arg(aliases=["-o"])]
@@ -162,8 +164,6 @@ class Render:
     """Rasteriser: auto, cpu, reference or gsplat."""
     quiet: bool = False
     """Only warnings."""
-    debug: bool = False
-    """Show a traceback for errors of any kind."""
 
     def run(self) -> int:
         from ltgs.io.cameras_json import read_cameras
@@ -186,23 +186,19 @@ class Render:
 
 
 @dataclass
-class Eval:
+class Eval(SceneCommand):
     """Measure a scene on its held-out photos, or on a folder of test photos with cameras."""
 
-    scene: Positional[Path]
-    """Scene folder."""
-    test: Path | None = None
+    test: Annotated[Path | None, arg(metavar="PATH")] = None
     """Folder of test photos."""
-    test_cameras: Path | None = None
+    test_cameras: Annotated[Path | None, arg(metavar="PATH")] = None
     """Cameras of the test photos, in the scene's frame of reference."""
-    max_size: int | None = None
+    max_size: Annotated[int | None, arg(metavar="N")] = None
     """Long side at which test photos are compared, pixels; default: the size in the cameras file."""
     json: Annotated[Path | None, arg(metavar="FILE")] = None
     """Write every figure to this file; - for standard output."""
     backend: str = "auto"
     """Rasteriser: auto, cpu, reference or gsplat."""
-    debug: bool = False
-    """Show a traceback for errors of any kind."""
 
     def run(self) -> int:
         from ltgs.eval.protocol import evaluate_folder, evaluate_heldout
@@ -240,21 +236,17 @@ class Eval:
 
 
 @dataclass
-class Export:
+class Export(SceneCommand):
     """Write a scene for other programs: Gaussians of one time, or the cameras of all photos."""
 
-    scene: Positional[Path]
-    """Scene folder."""
     time: str = "0"
     """Index of the visit, its name, a date, or `all` for one file per visit."""
     format: Literal["ply", "splat"] = "ply"
     """File format of the Gaussians."""
     output: Annotated[Path | None, arg(aliases=["-o"])] = None
     """File to write; with --time all a folder."""
-    cameras: Path | None = None
+    cameras: Annotated[Path | None, arg(metavar="PATH")] = None
     """Write the cameras of all placed photos to this JSON file."""
-    debug: bool = False
-    """Show a traceback for errors of any kind."""
 
     def run(self) -> int:
         from ltgs.io.cameras_json import write_cameras_json
@@ -279,15 +271,11 @@ class Export:
 
 
 @dataclass
-class Info:
+class Info(SceneCommand):
     """What is in a scene: visits, photos, objects, events, storage, timing."""
 
-    scene: Positional[Path]
-    """Scene folder."""
     json: bool = False
     """Everything as JSON on standard output."""
-    debug: bool = False
-    """Show a traceback for errors of any kind."""
 
     def run(self) -> int:
         from ltgs.io.scene_store import SceneStore
@@ -303,15 +291,11 @@ class Info:
 
 
 @dataclass
-class Verify:
+class Verify(SceneCommand):
     """Prove every byte of a scene folder."""
 
-    scene: Positional[Path]
-    """Scene folder."""
     restore_previous: bool = False
     """Make the generation before the current one current again."""
-    debug: bool = False
-    """Show a traceback for errors of any kind."""
 
     def run(self) -> int:
         from ltgs.io.scene_store import SceneStore
@@ -325,18 +309,16 @@ class Verify:
         for name in report.leftovers:
             print(f"leftover (harmless): {name}")
         verdict = "sound" if report.ok else f"{len(report.errors)} errors"
-        print(f"{self.scene}: {verdict}; generation {report.generation}, {report.num_blobs} files, {report.num_bytes / 2**20:.1f} MiB proven")
+        proven = f"{report.num_blobs} files, {report.num_bytes / 2**20:.1f} MiB proven"
+        print(f"{self.scene}: {verdict}; generation {report.generation}, {proven}")
         if not report.ok:
             print("Restore the files from a copy, or go back with `ltgs verify SCENE --restore-previous`.")
         return 0 if report.ok else InputError.exit_code
 
 
 @dataclass
-class Doctor:
+class Doctor(Command):
     """Check whether this machine is fit, and say which rasteriser is used and why."""
-
-    debug: bool = False
-    """Show a traceback for errors of any kind."""
 
     def run(self) -> int:
         from ltgs.pipeline.doctor import examine
@@ -351,15 +333,13 @@ class Doctor:
 
 
 @dataclass
-class Data:
+class Data(Command):
     """The catalogue of captures this program knows how to read."""
 
     action: Positional[Literal["list", "show"]] = "list"
     """list all entries, or show one."""
     name: Positional[str] = ""
     """Entry to show."""
-    debug: bool = False
-    """Show a traceback for errors of any kind."""
 
     def run(self) -> int:
         from ltgs.data.recipes import load_catalogue
@@ -388,25 +368,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ltgs {__version__}")
         return 0
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
+    debug = "--debug" in arguments
     try:
-        command = _parse(arguments)
+        return int(_parse(arguments).run())
     except SystemExit as error:
         # tyro has printed the help or what was wrong with the arguments.
         return int(error.code) if isinstance(error.code, int) else UsageError.exit_code if error.code else 0
-    try:
-        return command.run()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         sanitise_stream_errors()
         return 0
     except LtgsError as error:
-        if command.debug:
+        if debug:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except Exception as error:
-        return _internal_error(error, debug=command.debug)
+        return internal_error(error, debug=debug)
 
 
 def _parse(arguments: list[str]) -> Any:
@@ -420,14 +399,3 @@ def _parse(arguments: list[str]) -> Any:
         description="Living 3-D Gaussian scenes with a timeline, from folders of photos.",
     )
 
-
-def _internal_error(error: Exception, *, debug: bool) -> int:
-    """One line for the user, the traceback in a file that only the user can read."""
-    if debug:
-        traceback.print_exc()
-    descriptor, path = tempfile.mkstemp(prefix="ltgs-error-", suffix=".log")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        traceback.print_exception(error, file=stream)
-    reason = str(error).splitlines()[0][:200] if str(error) else "no message"
-    print(f"internal error: {type(error).__name__}: {reason} (details: {path}; --debug shows them here)", file=sys.stderr)
-    return LtgsError.exit_code

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ltgs.core.progress import Progress
 from ltgs.core.scene import Scene
+from ltgs.errors import LtgsError
 from ltgs.io.atomic import explained, write_file
 from ltgs.pipeline.info import event_lines, scene_info, summary_rows
 from ltgs.pipeline.progress import progress_sink
@@ -116,7 +119,8 @@ def print_visits(scene: Scene) -> None:
             print(f"  {line}")
     every = int(scene.config.get("run", {}).get("holdout_every", 0) or 0)
     if every:
-        print(f"\nHeld out: photos 0, {every}, {2 * every}, ... of each visit with at least {every} photos, in natural order of names")
+        listed = f"photos 0, {every}, {2 * every}, ..."
+        print(f"\nHeld out: {listed} of each visit with at least {every} photos, in natural order of their names")
     print("\nMethods:")
     said: set[tuple[str, str]] = set()
     for visit in scene.visits:
@@ -150,3 +154,15 @@ def sanitise_stream_errors() -> None:
     """Point standard output at nothing after its reader went away, so that Python's exit does not fail on flushing."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())
+
+
+def internal_error(error: Exception, *, debug: bool) -> int:
+    """One line for the user, the traceback in a file that only the user can read; returns the exit code."""
+    if debug:
+        traceback.print_exception(error)
+    descriptor, path = tempfile.mkstemp(prefix="ltgs-error-", suffix=".log")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        traceback.print_exception(error, file=stream)
+    reason = str(error).splitlines()[0][:200] if str(error) else "no message"
+    print(f"internal error: {type(error).__name__}: {reason} (details: {path}; --debug shows them here)", file=sys.stderr)
+    return LtgsError.exit_code

@@ -122,6 +122,10 @@ class ViewerApp:
             self._close_parts()
             server.stop()
 
+    def wait(self, seconds: float) -> bool:
+        """Sleep until `stop` was called, at most `seconds`; returns whether it was."""
+        return self._stopping.wait(seconds)
+
     def set_time(self, time: int) -> None:
         """Show the visit `time` to everybody.
 
@@ -141,7 +145,7 @@ class ViewerApp:
                 choices = photo_choices(self.scene, time)
                 if self._picker.options != choices:
                     self._picker.options = choices
-                    self._picker.value = choices[0]
+                    self._picker.value = choices[0]  # type: ignore[misc]
 
     def reload(self) -> None:
         """Read the newest generation and show it, at the same visit if it still exists; the old one stays on failure."""
@@ -290,7 +294,7 @@ def view_scene(
 
     path = Path(scene_path)
     store = SceneStore.open(path)
-    number = store.generation()
+    number = store.generation
     scene = store.load()
     if not scene.visits:
         raise InputError(f"{path}: the scene has no visits yet. Run ltgs reconstruct first.")
@@ -298,30 +302,27 @@ def view_scene(
         scene, store.read_image, host=host, port=port, require_token=require_token, dark=dark,
         budget=SplatBudget(max_splats),
     )
-    app.watch(lambda: SceneStore.open(path).load(), lambda: SceneStore.open(path).generation(), number)
-    tell = announce or _write_line
-    url = app.start()
-    if app.server.policy.token is None:
-        tell(f"Viewer running at {url} (this computer only; press Ctrl-C to stop).")
-    else:
-        tell(f"Viewer running at {url} (whoever has this address, token included, can see the scene; Ctrl-C stops it).")
-    if open_browser:
-        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-    if block:
-        serve_until_interrupted(app)
+    app.watch(lambda: SceneStore.open(path).load(), lambda: SceneStore.open(path).generation, number)
+    try:
+        url = app.start()
+        _announce(url, app.server.policy.token is not None, announce or _write_line)
+        if open_browser:
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+        while block and not app.wait(3600):
+            pass  # A wait without a limit cannot be interrupted by Ctrl-C on every system.
+    except KeyboardInterrupt:
+        # Ctrl-C is the normal way to end a viewer, so it is no error here; a caller who does not block gets it.
+        app.stop()
+        if not block:
+            raise
     return app
 
 
-def serve_until_interrupted(app: ViewerApp) -> None:
-    """Sleep until Ctrl-C, then stop the app."""
-    forever = threading.Event()
-    try:
-        while not forever.wait(3600):
-            pass
-    except KeyboardInterrupt:
-        log.info("Stopping the viewer.")
-    finally:
-        app.stop()
+def _announce(url: str, shared: bool, tell: Callable[[str], None]) -> None:
+    if shared:
+        tell(f"Viewer running at {url} (whoever has this address, token included, can see the scene; Ctrl-C stops it).")
+    else:
+        tell(f"Viewer running at {url} (this computer only; press Ctrl-C to stop).")
 
 
 def _write_line(text: str) -> None:

@@ -43,6 +43,8 @@ class ExactPanel:
         gui = server.gui
         several = len(scene.visits) > 1
         self._button = gui.add_button("Render this view")
+        self._image = gui.add_image(np.zeros((8, 12, 3), np.uint8), format="jpeg", jpeg_quality=90, visible=False)
+        self._status = gui.add_markdown("Exact colours, shine and the light of the visit, made on this computer.")
         self._mode = gui.add_dropdown("Show", RENDER_MODES)
         self._size = gui.add_dropdown("Longer side", tuple(SIZES), initial_value="720 px")
         self._live = gui.add_checkbox("Live when still", False, hint="Renders anew whenever the camera rests.")
@@ -51,11 +53,9 @@ class ExactPanel:
         self._other = gui.add_dropdown("Other visit", names, visible=False)
         self._style = gui.add_dropdown("How", COMPARE_STYLES, visible=False)
         self._wipe = gui.add_slider("Wipe", 0.0, 1.0, 0.01, 0.5, visible=False)
-        self._status = gui.add_markdown("Exact colours, shine and the light of the visit, made on this computer.")
-        self._image = gui.add_image(np.zeros((8, 12, 3), np.uint8), format="jpeg", jpeg_quality=90, visible=False)
         self._names = names
         self._jobs = LatestOnly(self._show_problem)
-        self._button.on_click(lambda e: e.client is not None and self.request(view_of(e.client), SIZES[self._size.value]))
+        self._button.on_click(self._on_render)
         self._compare.on_update(self._on_compare)
         self._style.on_update(self._on_wipe)
         self._wipe.on_update(self._on_wipe)
@@ -101,6 +101,10 @@ class ExactPanel:
 
     def _show_problem(self, reason: str) -> None:
         self._status.content = f"The picture could not be made: {escape_markdown(reason, limit=200)}"
+
+    def _on_render(self, event: Any) -> None:
+        if event.client is not None:
+            self.request(view_of(event.client), SIZES.get(self._size.value, 720))
 
     def _on_compare(self, _: Any) -> None:
         on = bool(self._compare.value)

@@ -174,15 +174,15 @@ def _guard_requests(policy: AccessPolicy, inner: Callable[[ServerConnection, Req
             response = connection.respond(http.HTTPStatus.FORBIDDEN, decision.reason + "\n")
             response.headers["X-Content-Type-Options"] = "nosniff"
             return response
-        response = inner(connection, request)
-        if response is not None:
+        answer = inner(connection, request)
+        if answer is not None:
             host = request.headers.get_all("Host")[0]
             for key, value in _security_headers(host).items():
-                response.headers[key] = value
+                answer.headers[key] = value
             if decision.set_cookie:
                 cookie = f"{_cookie_name(host)}={policy.token}; HttpOnly; SameSite=Strict; Path=/"
-                response.headers["Set-Cookie"] = cookie
-        return response
+                answer.headers["Set-Cookie"] = cookie
+        return answer
 
     return process_request
 

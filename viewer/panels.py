@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import viser
@@ -36,6 +37,15 @@ class Actions:
     reload: Callable[[], None] | None = None
 
 
+def _call(action: Callable[..., None], *arguments_and_event: Any) -> None:
+    *arguments, event = arguments_and_event  # viser passes its event last.
+    action(event, *arguments)
+
+
+def _switch(action: Callable[[int, bool], None], object_id: int, event: Any) -> None:
+    action(object_id, bool(event.target.value))
+
+
 def add_event_list(server: viser.ViserServer, scene: Scene, actions: Actions) -> None:
     """One folder per later visit, one button per event."""
     gui, chronology = server.gui, scene.chronology
@@ -51,7 +61,7 @@ def add_event_list(server: viser.ViserServer, scene: Scene, actions: Actions) ->
             for event in events:
                 words = plain(describe_event(event, chronology.metres_per_unit), limit=120)
                 button = gui.add_button(words[:1].upper() + words[1:], color="gray", hint="Go there and look at it")
-                button.on_click(lambda e, t=event.time, k=event.object_id: actions.go_to_event(e, t, k))
+                button.on_click(partial(_call, actions.go_to_event, event.time, event.object_id))
             for line in visit.undecided[:5]:
                 gui.add_markdown(f"*Undecided:* {escape_markdown(line, limit=160)}")
     if len(chronology.events) > len(shown):
@@ -75,15 +85,15 @@ def add_object_list(server: viser.ViserServer, scene: Scene, actions: Actions) -
         with gui.add_folder(f"{kind} {object_id}   {presence_strip(track)[:60]}", expand_by_default=False):
             gui.add_markdown(f"{len(template.gaussians):,} Gaussians, built from visit {template.created_at}.")
             visible = gui.add_checkbox("Visible", True)
-            visible.on_update(lambda _, k=object_id, box=visible: actions.set_object_visible(k, box.value))
+            visible.on_update(partial(_switch, actions.set_object_visible, object_id))
             marks[object_id] = gui.add_checkbox("Mark", False)
-            marks[object_id].on_update(lambda _, k=object_id: actions.highlight(k, marks[k].value))
+            marks[object_id].on_update(partial(_switch, actions.highlight, object_id))
             look = gui.add_button("Look at it", color="gray")
-            look.on_click(lambda e, k=object_id: actions.look_at_object(e, k))
+            look.on_click(partial(_call, actions.look_at_object, object_id))
 
     def mark_all(_: Any) -> None:
         for box in marks.values():
-            box.value = everything.value
+            box.value = everything.value  # type: ignore[misc]
 
     everything.on_update(mark_all)
     if len(chronology.tracks) > MAX_OBJECTS:

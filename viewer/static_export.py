@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from ltgs.core.scene import Scene
 from ltgs.io.atomic import explained, write_file
 from viewer.app import apply_initial_camera
@@ -60,7 +62,9 @@ def _record(
     server.scene.world_axes.visible = False
     apply_initial_camera(server, view, frame.up)
     nodes = SceneNodes(server, scene.chronology, frame, budget)
-    above = view.look_at + frame.up * 0.45 * min(view.distance, 3 * VIEW_RADIUS)
+    # Inside the first view, a little above its middle, wherever the visitor's window ends.
+    lift = 0.5 * np.tan(view.fov_rad / 2) * min(view.distance, 3 * VIEW_RADIUS)
+    above = view.look_at + frame.up * lift
     labels = [
         server.scene.add_label(f"/visit_{v.timestep}", visit_caption(scene, v.timestep), position=above,
                                visible=v.timestep == 0, anchor="bottom-center", font_screen_scale=1.4)

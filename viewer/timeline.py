@@ -76,9 +76,9 @@ class Timeline:
         self._slider.on_update(self._on_slider)
         self._step = gui.add_button_group("Step", ("◀ Previous", "Next ▶"), disabled=not many)
         self._step.on_click(self._on_step)
-        with gui.add_folder("Play", expand_by_default=many, visible=many):
-            self._play = gui.add_button("Play")
-            self._play.on_click(self._on_play)
+        self._play = gui.add_button("Play", visible=many)
+        self._play.on_click(self._on_play)
+        with gui.add_folder("Speed and repeat", expand_by_default=False, visible=many):
             self._speed = gui.add_dropdown("Speed", tuple(SPEEDS), initial_value="1 visit/s")
             self._speed.on_update(self._on_speed)
             self._loop = gui.add_checkbox("Repeat", True)
@@ -88,7 +88,7 @@ class Timeline:
     def show(self, time: int) -> None:
         """Bring the controls to `time` without setting it again."""
         self.time = time
-        self._slider.value = time
+        self._slider.value = time  # type: ignore[misc]
         self._label.content = self._summary(time)
 
     def close(self) -> None:

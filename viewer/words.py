@@ -71,6 +71,9 @@ def slider_marks(visits: Sequence[VisitRecord], *, room: int = 44) -> tuple[tupl
         room: characters that fit under the slider at its usual width (measured in the browser at panel width "large").
     """
     labels = [short_label(v) for v in visits]
+    years = {v.captured_at.year if v.captured_at else None for v in visits}
+    if len(visits) > 1 and len(years) == 1 and None not in years:
+        labels = [text[5:] for text in labels]  # The full date stands above the slider.
     if not labels:
         return ()
     widest = max(len(text) for text in labels) + 1

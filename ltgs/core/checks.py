@@ -40,6 +40,8 @@ def check_rotation(name: str, value: Any, tolerance: float = 1e-3) -> None:
     """Raise ValueError unless the trailing 3x3 block is a proper rotation within `tolerance` (max abs of R R^T - I)."""
     m = value.detach().cpu().double().numpy() if isinstance(value, torch.Tensor) else np.asarray(value, dtype=np.float64)
     r = m[..., :3, :3]
-    error = np.abs(r @ np.swapaxes(r, -1, -2) - np.eye(3)).max(initial=0.0)
+    # Numbers near the largest float overflow here; the infinite error that results is the right answer, not a warning.
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = np.abs(r @ np.swapaxes(r, -1, -2) - np.eye(3)).max(initial=0.0)
     if not error <= tolerance or np.any(np.linalg.det(r) < 0):
         raise ValueError(f"{name} must be a proper rotation; R R^T differs from the identity by {error:.3g}.")

@@ -71,8 +71,8 @@ def evaluate_folder(
 ) -> Evaluation:
     """Score test photos whose cameras are known in the scene's frame of reference.
 
-    Photos are undistorted and brought to their camera's size; `max_size` limits the long side. A camera's time is the one in
-    the cameras file, or the visit whose name is the photo's first folder, or 0 if the scene has one visit.
+    Photos are undistorted and brought to their camera's size; `max_size` limits the long side. A camera's time is the one
+    in the cameras file, or the visit whose name is the photo's first folder, or 0 if the scene has one visit.
 
     Raises:
         InputError: no photo could be scored; the message has the first reason.
@@ -93,7 +93,7 @@ def evaluate_folder(
         progress(ProgressEvent("eval", index + 1, len(cameras)))
     if not scores:
         reason = next(iter(skipped.values()), "the cameras file is empty")
-        raise InputError(f"{folder}: none of the {len(cameras)} test photos could be scored ({reason}). Check folder and names.")
+        raise InputError(f"{folder}: none of the {len(cameras)} test photos could be scored ({reason}). Check the names.")
     return Evaluation("test photos", tuple(scores), skipped, _frame_warning(scene, cameras))
 
 
@@ -153,5 +153,5 @@ def _frame_warning(scene: Scene, cameras: Sequence[PosedPhoto]) -> tuple[str, ..
     if len(own) and np.linalg.norm(np.median(test, 0) - own.mean(0)) > FAR_AWAY * scene.extent:
         return ("The test cameras are far from the scene's. Was the scene reconstructed with --cameras in the same frame?",)
     if scene.config.get("cameras") == "estimated":
-        return ("The scene's poses were estimated, so its frame of reference is its own; test cameras from elsewhere do not fit it.",)
+        return ("The scene's poses were estimated, so it has its own frame of reference; cameras from elsewhere do not fit.",)
     return ()

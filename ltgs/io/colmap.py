@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,8 +65,8 @@ def read_colmap(folder: Path | str) -> list[PosedPhoto]:
     for name, quat, translation, camera_id in _images_bin(path) if binary else _images_txt(path):
         name = checked_photo_name(name.replace("\\", "/"), str(path))
         if camera_id not in cameras or name in photos:
-            raise FormatError(f"{path}: {name} uses an unknown camera ({camera_id}) or is listed twice. Export the model again.")
-        norm = float(np.linalg.norm(quat))
+            raise FormatError(f"{path}: {name} has an unknown camera ({camera_id}) or is listed twice. Export the model again.")
+        norm = math.hypot(*quat)
         if not (np.isfinite([*quat, *translation]).all() and 0.9 < norm < 1.1):
             raise FormatError(f"{path}: the pose of {name} is not a rigid motion. Export the model again.")
         rotation = quat_to_matrix(torch.tensor(quat, dtype=torch.float64)).numpy()

@@ -23,7 +23,7 @@ from ltgs.io.photo_exif import PhotoExif, read_exif
 Photo = NDArray[np.uint8]
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".heic", ".heif"})
 """Lower-case file name endings that are taken for photos."""
-_FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "BMP")
+_FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")
 # The list keeps Pillow's exotic decoders (PostScript, FITS, ...) away from files of unknown origin.
 _MAX_FILE_BYTES = 1 << 30
 # EXIF orientation to (mirror left-right first, quarter turns counter-clockwise).
@@ -91,7 +91,10 @@ def read_photo(path: Path | str, *, max_pixels: int = 250_000_000) -> PhotoPixel
             raise FormatError(
                 f"{path}: {width}x{height} pixels are more than the limit of {max_pixels}. Reduce the photo's size first."
             )
-        exif = read_exif(image)
+        with warnings.catch_warnings():
+            # Broken tags are no reason to bother the user: EXIF that cannot be read counts as absent.
+            warnings.simplefilter("ignore")
+            exif = read_exif(image)
         if ImageFile.LOAD_TRUNCATED_IMAGES:
             # Some other library switched the process to fill missing rows with grey; that must not reach a scene.
             raise FormatError(f"{path}: PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set. Set it to False before reading photos.")
@@ -152,8 +155,9 @@ def _check_complete(image: Image.Image, data: bytes) -> None:
 def _to_rgb8(image: Image.Image) -> tuple[Photo, list[str]]:
     """[H, W, 3] uint8 from any Pillow mode, with a note for every conversion."""
     mode, notes = image.mode, []
-    if getattr(image, "n_frames", 1) > 1 and image.format in ("PNG", "TIFF", "WEBP"):
-        notes.append(f"only the first of {image.n_frames} frames used")
+    num_frames = getattr(image, "n_frames", 1)
+    if num_frames > 1 and image.format in ("PNG", "TIFF", "WEBP"):
+        notes.append(f"only the first of {num_frames} frames used")
         image.seek(0)
     if mode == "RGB":
         return np.asarray(image), notes

@@ -126,9 +126,8 @@ def read_holder(content: bytes) -> LockHolder | None:
     """Parse a lock file; None if it is empty or was torn by a kill, which both mean that nobody is known to hold it."""
     try:
         record: Any = json.loads(content)
-        return LockHolder(
-            int(record["pid"]), str(record["host"]), str(record["boot_id"]), str(record["process_start"]), float(record["since"])
-        )
+        host, boot_id, start = (str(record[key]) for key in ("host", "boot_id", "process_start"))
+        return LockHolder(int(record["pid"]), host, boot_id, start, float(record["since"]))
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None
 

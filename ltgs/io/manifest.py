@@ -51,6 +51,11 @@ def seal(body: Mapping[str, Any]) -> bytes:
     return f"{_HEAD}{sha256_bytes(rest)}{_HEAD_END}".encode("ascii") + rest
 
 
+def checksum_of(sealed: bytes) -> str:
+    """The checksum written at the head of a sealed text, unproven."""
+    return sealed[len(_HEAD) : len(_HEAD) + 64].decode("ascii", "replace")
+
+
 def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=True, allow_nan=False, sort_keys=True)
 
@@ -73,7 +78,7 @@ def unseal(data: bytes, where: str) -> tuple[str, dict[str, Any]]:
         FormatError: any byte differs from what was written, or the content is no JSON object.
     """
     head, _, rest = data.partition(b"\n")
-    checksum = head[len(_HEAD) : len(_HEAD) + 64].decode("ascii", "replace")
+    checksum = checksum_of(head)
     if head + b"\n" != f"{_HEAD}{checksum}{_HEAD_END}".encode() or checksum != sha256_bytes(rest):
         raise FormatError(f"{where}: damaged (its checksum does not match its content).")
     body = parse_json(b"{" + rest, where)

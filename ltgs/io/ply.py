@@ -155,7 +155,7 @@ def _to_gaussians(rows: NDArray[Any], path: Path) -> Gaussians:
         rest = take([f"f_rest_{i}" for i in range(num_rest)]).reshape(len(rows), 3, num_rest // 3)
         sh = np.concatenate([sh, rest.transpose(0, 2, 1)], axis=1)
     means, quats, log_scales, opacity = parts
-    sound = np.isfinite(sh).all((1, 2)) & (np.abs(quats) > 0).any(1) & (log_scales <= _MAX_LOG_SCALE).all(1)
+    sound = np.asarray(np.isfinite(sh).all((1, 2)) & (np.abs(quats) > 0).any(1) & (log_scales <= _MAX_LOG_SCALE).all(1))
     for part in parts:
         sound &= np.isfinite(part).all(1)
     if not sound.all():

@@ -212,7 +212,7 @@ def _decode_scene(body: Mapping[str, Any], get: GetTensors, timings: list[dict[s
         gaussians = _decode_gaussians(record, "gaussians", get, place, body)
         templates[object_id] = Template(object_id, kind, gaussians, need_int(record, "created_at", place, 0, _MAX_INDEX))  # type: ignore[arg-type]
     tracks = [_decode_track(r, num_times, where) for r in need(body, "tracks", list, where)]
-    metres = need(body, "metres_per_unit", (int, float, type(None)), where)
+    metres: Any = need(body, "metres_per_unit", (int, float, type(None)), where)
     chronology = Chronology(
         background=background, lifted=lifted, templates=templates, tracks={t.object_id: t for t in tracks},
         appearance=tuple(_decode_appearance(r, where) for r in _list(body, "appearance", num_times, where)),
@@ -293,7 +293,7 @@ def _decode_visit(record: Any, timestep: int, timing: dict[str, float], body: Ma
     place = f"{where}, visit {timestep}"
     if need_int(record, "timestep", place, 0, _MAX_INDEX) != timestep:
         raise FormatError(f"{place}: visits are not in order.")
-    captured = need(record, "captured_at", (str, type(None)), place)
+    captured: Any = need(record, "captured_at", (str, type(None)), place)
     return VisitRecord(
         timestep=timestep,
         name=need(record, "name", str, place),
@@ -317,7 +317,7 @@ def _decode_photo(record: Any, body: Mapping[str, Any], where: str) -> PhotoReco
     name = checked_photo_name(need(record, "name", str, where), where)
     place = f"{where}, photo {name}"
     blob = None if need(record, "image_blob", (str, type(None)), place) is None else _blob(record, "image_blob", body, place)
-    covariance = need(record, "covariance", (list, type(None)), place)
+    covariance: Any = need(record, "covariance", (list, type(None)), place)
     return PhotoRecord(
         name=name,
         timestep=need_int(record, "timestep", place, 0, _MAX_INDEX),

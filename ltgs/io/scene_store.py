@@ -30,7 +30,7 @@ from ltgs.io.atomic import explained, fsync_folder, step, write_file
 from ltgs.io.blobs import BlobFolder, remove_dead_temporaries
 from ltgs.io.images import decode_png, encode_png
 from ltgs.io.lock import SceneLock
-from ltgs.io.manifest import Manifest, read_manifest, seal
+from ltgs.io.manifest import Manifest, checksum_of, read_manifest, seal
 from ltgs.io.scene_codec import decode_scene, tensors_from_bytes
 from ltgs.io.scene_commit import check_gaussians, manifest_head, prepare_generation
 from ltgs.io.scene_log import Timings, append_log, read_log, read_timings, write_timings
@@ -97,7 +97,7 @@ class SceneStore:
             empty = seal({**manifest_head(0, None, "created"), "num_times": 0, "blobs": {}})
             write_file(store._manifest_path, empty)
             fsync_folder(path.parent)
-            store._base = read_manifest(store._manifest_path).checksum
+            store._base = checksum_of(empty)
             store.append_log({"event": "created"})
         return store
 
@@ -143,9 +143,7 @@ class SceneStore:
 
         def load(manifest: Manifest) -> Scene:
             if manifest.body["num_times"] == 0:
-                raise InputError(
-                    f"{self.path}: the scene is empty, no visit was completed. Run `ltgs reconstruct ... --resume` to continue."
-                )
+                raise InputError(f"{self.path}: the scene is empty. Complete it with `ltgs reconstruct ... --resume`.")
             timings = self._read_timings().get(manifest.checksum, [])
             cache: dict[str, dict[str, Tensor]] = {}
 
@@ -176,7 +174,6 @@ class SceneStore:
 
     def storage_by_time(self) -> dict[int, int]:
         """Bytes of blobs that each visit added: working images by their own visit, all else by the commit that brought it."""
-
         manifest = self._read("current")
         totals = dict.fromkeys(range(manifest.body["num_times"]), 0)
         for entry in manifest.blobs.values():
@@ -239,12 +236,17 @@ class SceneStore:
                 self._blobs.sync()
                 self._replace_timings(scene, current, manifest_bytes)
                 write_file(self._previous_path, current.data)
-                write_file(self._manifest_path, manifest_bytes)
+                write_file(self._manifest_path, manifest_bytes, sync_folder=False)
             except OSError:
                 # The blobs of the failed commit give their space back; those a generation refers to were not fresh.
                 self._blobs.remove(fresh)
                 raise
-            self._base = read_manifest(self._manifest_path).checksum
+            try:
+                fsync_folder(self.path)
+            except OSError as error:
+                # The new manifest is in place, so its blobs must stay. A power cut may still bring the old one back, whole.
+                logger.warning("The commit is stored, but may not survive a power cut: %s", error)
+            self._base = checksum_of(manifest_bytes)
         self._after_commit(current, dropped, message, num_blobs)
         return current.generation + 1
 
@@ -256,8 +258,6 @@ class SceneStore:
         """
         with self.lock(), explained("restore", self.path):
             previous = read_manifest(self._previous_path)
-            if previous.body["num_times"]:
-                self.load("previous")
             for name, entry in previous.blobs.items():
                 try:
                     self._blobs.read(name, entry["bytes"])
@@ -348,9 +348,7 @@ class SceneStore:
 
     def _replace_timings(self, scene: Scene, current: Manifest, manifest_bytes: bytes) -> None:
         """Store timings for both generations, so that whichever manifest a kill leaves finds its own."""
-        # The checksum stands at a fixed place of the sealed text.
-        checksum = manifest_bytes[14:78].decode("ascii")
-        timings: Timings = {checksum: [{k: float(s) for k, s in v.timing.items()} for v in scene.visits]}
+        timings: Timings = {checksum_of(manifest_bytes): [{k: float(s) for k, s in v.timing.items()} for v in scene.visits]}
         old = self._read_timings().get(current.checksum)
         if old is not None:
             timings[current.checksum] = old

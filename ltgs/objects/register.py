@@ -43,6 +43,8 @@ class RegisterConfig:
     """Adam rate of the rotation, radians."""
     robust: float = 0.15
     """Colour difference at which a pixel's cost levels off (Geman-McClure)."""
+    unknown_cost: float = 0.1
+    """Cost of a pixel about which nothing is known; between that of a fitting object (0.02) and of a wrong one (0.5)."""
     margin: float = 0.35
     """Crop border around the instance and the object relative to the object's size in the image."""
     symmetry_tie: float = 1.10
@@ -86,6 +88,8 @@ class _Crop:
     """[h, w] 1 inside the photo, 0 in padding"""
     depth: Tensor
     """[h, w] depth of the known scene, +inf where unknown"""
+    alpha: Tensor
+    """[h, w, 1] how much of the pixel the known scene covers"""
 
 
 def random_rotations(count: int, rng: np.random.Generator) -> Array:
@@ -158,6 +162,7 @@ def _cut(view: ComparedView, corner: Array, side: float, size_px: int) -> _Crop:
         as_tensor((warp(ones, smooth=False) > 0.99).astype(np.float32)),
         as_tensor(cv2.warpAffine(depth, matrix, (size_px, size_px), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
                                  borderMode=cv2.BORDER_CONSTANT, borderValue=1e10)),
+        as_tensor(warp(view.alpha)[..., None]),
     )
 
 
@@ -171,20 +176,30 @@ def _costs(template: Gaussians, poses: Tensor, crops: Sequence[_Crop], config: R
         out = render(template, cameras, backend=backend)  # type: ignore[arg-type]
         lit = (out.rgb @ crop.light[:, :3].T + out.alpha * crop.light[:, 3]) * crop.gain
         visible = (out.depth[..., 0] < crop.depth * 1.03).to(lit.dtype).detach()[..., None]
-        shown = lit * visible + (1 - out.alpha * visible) * crop.shown
-        square = (shown - crop.photo).square().mean(-1)
-        cost = square / (square + config.robust**2)
+        cost = _pixel_cost(lit * visible, out.alpha * visible, crop, config)
         total = total + (cost * crop.weight).sum((1, 2))
         weight += float(crop.weight.sum())
     return total / max(weight, 1.0)
+
+
+def _pixel_cost(lit: Tensor, alpha: Tensor, crop: _Crop, config: RegisterConfig) -> Tensor:
+    """[..., h, w] robust cost of an object's light over the known scene.
+
+    Where neither the object nor the known scene covers a pixel nothing is claimed about it; that costs a fixed amount, so
+    that a hole is filled only by an object that fits.
+    """
+    unknown = (1 - alpha) * (1 - crop.alpha)
+    shown = lit + (1 - alpha) * crop.alpha * crop.shown + unknown * crop.photo
+    square = (shown - crop.photo).square().mean(-1)
+    return square / (square + config.robust**2) + config.unknown_cost * unknown[..., 0]
 
 
 def empty_cost(crops: Sequence[_Crop], config: RegisterConfig) -> float:
     """Cost of the crops with nothing drawn."""
     total, weight = 0.0, 0.0
     for crop in crops:
-        square = (crop.shown - crop.photo).square().mean(-1)
-        total += float((square / (square + config.robust**2) * crop.weight).sum())
+        cost = _pixel_cost(torch.zeros_like(crop.shown), torch.zeros_like(crop.alpha), crop, config)
+        total += float((cost * crop.weight).sum())
         weight += float(crop.weight.sum())
     return total / max(weight, 1.0)
 
@@ -287,8 +302,9 @@ def _refine(
     for _ in range(config.steps):
         moved = _apply_residual(pose, torch.cat([shift, turn]))
         cost = _costs(template, moved[None], crops, config, backend)[0]
-        if float(cost) < best_cost:
-            best, best_cost = moved.detach(), float(cost)
+        value = float(cost.detach())
+        if value < best_cost:
+            best, best_cost = moved.detach(), value
         if not cost.requires_grad:
             break
         adam.zero_grad()

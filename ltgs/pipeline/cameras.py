@@ -13,7 +13,7 @@ from ltgs.io.posed import PosedPhoto
 from ltgs.poses.features import PhotoInput
 
 MAX_ASPECT_ERROR = 0.01
-"""Relative difference of the aspect ratios up to which a camera is resampled to the photo's size (rounding of small sizes)."""
+"""Relative difference of the aspect ratios up to which a camera is resampled to the photo's size (sizes are rounded)."""
 
 
 def given_cameras(path: Path, progress: Progress) -> list[PosedPhoto]:
@@ -48,23 +48,26 @@ def assign_cameras(
     for photo in photos:
         tail = Path(photo.name).name
         camera = by_name.get(photo.name)
-        if camera is None and len(by_tail.get(tail, ())) == 1 and tails[tail] == 1 and _compatible(by_tail[tail][0].name, photo.name):
-            camera = by_tail[tail][0]
+        alike = by_tail.get(tail, [])
+        if camera is None and len(alike) == 1 and tails[tail] == 1 and _compatible(alike[0].name, photo.name):
+            camera = alike[0]
         if camera is None:
             continue
         aspect = (photo.width * camera.height) / (photo.height * camera.width)
         if abs(aspect - 1) > MAX_ASPECT_ERROR:
-            progress(ProgressEvent(
-                "cameras", level="warning", message=f"{photo.name}: the given camera is {camera.width}x{camera.height}, the photo "
-                f"{photo.width}x{photo.height}; the camera is ignored and the photo is localised instead.",
-            ))
+            sizes = f"the given camera is {camera.width}x{camera.height}, the photo {photo.width}x{photo.height}"
+            message = f"{photo.name}: {sizes}; the camera is ignored and the photo is localised instead."
+            progress(ProgressEvent("cameras", level="warning", message=message))
             continue
-        resized = camera if (camera.width, camera.height) == (photo.width, photo.height) else camera.resized(photo.width, photo.height)
-        out[photo.name] = _renamed(resized, photo.name)
+        if (camera.width, camera.height) != (photo.width, photo.height):
+            camera = camera.resized(photo.width, photo.height)
+        out[photo.name] = replace(camera, name=photo.name)
     return out
 
 
-def check_some(given: Mapping[str, PosedPhoto], cameras: Sequence[PosedPhoto], photos: Sequence[PhotoInput], path: Path) -> None:
+def check_some(
+    given: Mapping[str, PosedPhoto], cameras: Sequence[PosedPhoto], photos: Sequence[PhotoInput], path: Path
+) -> None:
     """Refuse a cameras file that names none of the photos.
 
     Raises:
@@ -84,8 +87,6 @@ def _compatible(camera_name: str, photo_name: str) -> bool:
     """
     camera_folder, photo_folder = str(Path(camera_name).parent), str(Path(photo_name).parent)
     neutral = {".", "images", "photos", "rgb", "input"}
-    return camera_folder in neutral or photo_folder in neutral or camera_name.endswith(photo_name) or photo_name.endswith(camera_name)
-
-
-def _renamed(posed: PosedPhoto, name: str) -> PosedPhoto:
-    return posed if posed.name == name else replace(posed, name=name)
+    if camera_folder in neutral or photo_folder in neutral:
+        return True
+    return camera_name.endswith(f"/{photo_name}") or photo_name.endswith(f"/{camera_name}")

@@ -13,9 +13,13 @@ from typing import Literal
 
 from ltgs.render import choose_backend
 
-REQUIRED = ("torch", "numpy", "scipy", "opencv-python-headless", "pillow", "safetensors", "pycolmap", "tyro", "rich", "PyYAML", "plyfile")
+REQUIRED = (
+    "torch", "numpy", "scipy", "opencv-python-headless", "pillow", "safetensors", "pycolmap", "tyro", "rich", "PyYAML",
+    "plyfile",
+)
 OPTIONAL = {
-    "viser": "ltgs view", "pillow-heif": "HEIC photos", "gsplat": "rendering on CUDA", "open3d-cpu": "mesh tools", "open3d": "mesh tools",
+    "viser": "ltgs view", "pillow-heif": "HEIC photos", "gsplat": "rendering on CUDA",
+    "open3d-cpu": "mesh tools", "open3d": "mesh tools",
 }
 LOW_DISK_GB = 2.0
 """A scene of 50 photos takes a few hundred megabytes, the working files of a run as much again."""
@@ -92,4 +96,4 @@ def _threads() -> Check:
 def _disk(folder: Path) -> Check:
     free = shutil.disk_usage(folder).free / 2**30
     text = f"{free:.1f} GiB free in {folder}"
-    return Check("disk", "ok" if free >= LOW_DISK_GB else "problem", text if free >= LOW_DISK_GB else f"{text}; free some space")
+    return Check("disk", "ok", text) if free >= LOW_DISK_GB else Check("disk", "problem", f"{text}; free some space")

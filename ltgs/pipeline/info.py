@@ -58,8 +58,7 @@ def visit_title(visit: VisitRecord) -> str:
 
 def describe_event(event: Event, visit: VisitRecord, metres_per_unit: float | None = None) -> str:
     """One event in words: "2024-02-11: object 3 moved 0.42 units, turned 47 deg"."""
-    day = visit.captured_at.date().isoformat() if visit.captured_at else visit.name
-    words = f"{day}: object {event.object_id} {event.kind}"
+    words = f"{_day(visit)}: object {event.object_id} {event.kind}"
     if event.kind in ("moved", "returned"):
         length = f"{event.translation:.3g} units" if metres_per_unit is None else f"{event.translation * metres_per_unit:.3g} m"
         words += f" {length}" if event.kind == "moved" else f", {length} from where it was"
@@ -67,6 +66,10 @@ def describe_event(event: Event, visit: VisitRecord, metres_per_unit: float | No
     if event.uncertain:
         words += " (uncertain)"
     return words + (f"; {event.note}" if event.note else "")
+
+
+def _day(visit: VisitRecord) -> str:
+    return visit.captured_at.date().isoformat() if visit.captured_at else visit.name
 
 
 def event_lines(scene: Scene) -> list[str]:
@@ -77,10 +80,10 @@ def event_lines(scene: Scene) -> list[str]:
         lines += [describe_event(e, visit, scene.chronology.metres_per_unit) for e in events]
         light = scene.chronology.appearance[visit.timestep]
         if light.changed:
-            lines.append(f"{visit.captured_at.date() if visit.captured_at else visit.name}: light changed ({light.exposure_ev:+.2f} EV vs time 0)")
+            lines.append(f"{_day(visit)}: light changed ({light.exposure_ev:+.2f} EV against the first visit)")
         if not events:
-            lines.append(f"{visit.captured_at.date() if visit.captured_at else visit.name}: no object changed")
-        lines += [f"{visit.name}: undecided: {text}" for text in visit.undecided]
+            lines.append(f"{_day(visit)}: no object changed")
+        lines += [f"{_day(visit)}: undecided: {text}" for text in visit.undecided]
     return lines
 
 

@@ -39,7 +39,7 @@ def parse_kinds(text: str) -> tuple[str, ...]:
     kinds = tuple(dict.fromkeys(k.strip() for k in text.split(",") if k.strip()))
     unknown = [k for k in kinds if k not in KINDS]
     if unknown or not kinds:
-        raise UsageError(f"--what {text}: unknown kind {unknown[0] if unknown else '(none)'!r}. Choose from {', '.join(KINDS)}.")
+        raise UsageError(f"--what {text}: unknown kind {(unknown or ['nothing'])[0]!r}. Choose from {', '.join(KINDS)}.")
     return kinds
 
 

@@ -85,7 +85,8 @@ class LineSink:
         now = time.monotonic()
         finished = event.total is not None and event.done >= event.total
         due = now - self.last.get(event.stage, -1e9) >= LINE_EVERY_SECONDS
-        if not (due or finished or event.message or event.level == "warning"):
+        # A message beside a count names the item at work; one of its own is worth a line.
+        if not (due or finished or (event.message and event.total is None) or event.level == "warning"):
             return
         self.last[event.stage] = now
         self.stream.write(event_line(event) + "\n")
@@ -126,7 +127,7 @@ def _bar(stream: TextIO) -> Iterator[Progress]:
         rows: dict[str, int] = {}
 
         def show(event: ProgressEvent) -> None:
-            if event.message:
+            if event.message and (event.total is None or event.level == "warning"):
                 style = "[yellow]warning:[/yellow] " if event.level == "warning" else f"[bold]{event.stage}[/bold]: "
                 console.print(style + escape(event.message), highlight=False)
             if event.total is None:
@@ -135,7 +136,7 @@ def _bar(stream: TextIO) -> Iterator[Progress]:
                 rows[event.stage] = bar.add_task(event.stage, total=event.total, note="")
             bar.update(
                 rows[event.stage], completed=event.done, total=event.total,  # type: ignore[arg-type]
-                note=escape(figures_text(event)),
+                note=escape(figures_text(event) or event.message),
             )
             if event.done >= event.total:
                 bar.remove_task(rows.pop(event.stage))  # type: ignore[arg-type]

@@ -195,15 +195,16 @@ class _Run:
         with watch.stage("residual"):
             residual = expected_residual(trained.gaussians, photos, trained.exposures, backend=self.backend)
             heldout = stages.training_photos(records, images, holdout=True)
-            quality = dict(trained.figures) | {
-                "train_psnr": stages.mean_psnr(trained.gaussians, photos, backend=self.backend, exposures=list(trained.exposures)),
-            }
+            exposures = list(trained.exposures)
+            quality = dict(trained.figures)
+            quality["train_psnr"] = stages.mean_psnr(trained.gaussians, photos, backend=self.backend, exposures=exposures)
             if heldout:
                 quality["heldout_psnr"] = stages.mean_psnr(trained.gaussians, heldout, backend=self.backend)
         quality |= {f"poses_{k}": v for k, v in result.figures.items()}
         records = _with_exposures(records, trained.exposures)
         method = {
-            "poses": poses.method, "train": "Gaussian splatting, growth under a cap, per-photo exposure", "rasteriser": self.backend,
+            "poses": poses.method, "train": "Gaussian splatting, growth under a cap, per-photo exposure",
+            "rasteriser": self.backend,
         }
         return Scene(
             Chronology.initial(trained.gaussians), (self._record(found.capture, records, method, watch, quality),),
@@ -223,12 +224,11 @@ class _Run:
             replay = stages.stored_photos(self.store, scene.photos(time=0)) if photos else []
         self._report_unplaced(records)
         if not photos:
-            self.progress(ProgressEvent(
-                "update", message=f"no photo of {_title(found.capture)} was placed; the visit is stored, nothing is decided",
-                level="warning",
-            ))
+            message = f"no photo of {_title(found.capture)} was placed; the visit is stored, nothing is decided"
+            self.progress(ProgressEvent("update", message=message, level="warning"))
         update = update_visit(
-            scene, photos, replay, config=self.config.update, backend=self.backend, seed=self.config.seed, progress=self.progress
+            scene, photos, replay, config=self.config.update, backend=self.backend, seed=self.config.seed,
+            progress=self.progress,
         )
         for stage, seconds in update.timing.items():
             watch.seconds[stage] = watch.seconds.get(stage, 0.0) + seconds
@@ -306,7 +306,8 @@ def _open_for(job: Job) -> SceneStore:
         if job.resume:
             return SceneStore.open(job.scene)
         raise UsageError(
-            f"{job.scene}: already holds a scene. Add --resume to continue it, --overwrite to start anew, or choose another folder."
+            f"{job.scene}: already holds a scene. Add --resume to continue it, --overwrite to start anew, "
+            "or choose another folder."
         )
     return SceneStore.create(job.scene)
 
@@ -324,8 +325,8 @@ def _check_later(scene: Scene, capture: Capture) -> None:
     # A date without a time of day counts as that day's midnight; zone offsets do not decide the order of visits.
     if capture.captured_at.replace(tzinfo=None) < last.replace(tzinfo=None):
         raise UsageError(
-            f"{capture.name} is dated {capture.captured_at.date()}, before the last stored visit ({last.date()}). This version only "
-            "appends visits. Reconstruct anew with all visits in order, or correct the date with --time."
+            f"{capture.name} is dated {capture.captured_at.date()}, before the last stored visit ({last.date()}). This version "
+            "only appends visits. Reconstruct anew with all visits in order, or correct the date with --time."
         )
 
 

@@ -165,12 +165,12 @@ def pose_later_visit(
         found[outcome.localization.name] = outcome.localization
         if outcome.posed is not None:
             posed[outcome.localization.name] = outcome.posed
-    words = [w for w, used in (("given cameras", len(rest) < len(visit.photos)), ("SIFT + PnP on the first visit", bool(rest))) if used]
+    words = ["given cameras"] * (len(rest) < len(visit.photos)) + ["SIFT + PnP on the first visit"] * bool(rest)
     return PosedVisit(posed, found, ", ".join(words) or "no photos")
 
 
 def held_out(names: Sequence[str], every: int) -> set[str]:
-    """Names kept for evaluation: those at positions 0, `every`, 2 `every`, ... of the list, if it has at least `every` entries."""
+    """Names kept for evaluation: positions 0, `every`, 2 `every`, ... of the list, if it has at least `every` entries."""
     return set(names[::every]) if every and len(names) >= every else set()
 
 
@@ -188,9 +188,8 @@ def make_records(
     for index, frame in enumerate(visit.capture.frames):
         name = frame.name
         where = poses.localizations.get(name)
-        record = PhotoRecord(
-            name, timestep, visit.hashes.get(name, ""), False, visit.refused.get(name) or (where.reason if where else "not posed")
-        )
+        reason = visit.refused.get(name) or (where.reason if where else "not posed")
+        record = PhotoRecord(name, timestep, visit.hashes.get(name, ""), False, reason)
         if name in poses.posed and where is not None:
             camera, images[name] = working_photo(by_name[name].path, poses.posed[name], timestep, config.max_size)
             record = dataclasses.replace(
@@ -218,14 +217,16 @@ def training_photos(
 ) -> list[TrainingPhoto]:
     """Localised photos that are (not) held out, in the order of the records."""
     return [
-        TrainingPhoto(r.camera, images[r.name]) for r in records if r.localised and r.camera is not None and r.holdout is holdout
+        TrainingPhoto(r.camera, images[r.name])
+        for r in records if r.localised and r.camera is not None and r.holdout is holdout
     ]
 
 
 def stored_photos(store: SceneStore, records: Sequence[PhotoRecord], *, holdout: bool = False) -> list[TrainingPhoto]:
     """The same from a stored scene."""
     images = {
-        r.name: store.read_image(r.image_blob) for r in records if r.image_blob is not None and r.holdout is holdout and r.localised
+        r.name: store.read_image(r.image_blob)
+        for r in records if r.image_blob is not None and r.holdout is holdout and r.localised
     }
     return training_photos([r for r in records if r.name in images], images, holdout=holdout)
 

@@ -34,6 +34,8 @@ log = logging.getLogger("ltgs.pipeline")
 Array = NDArray[np.float64]
 UNSURE = torch.tensor([[0.04, 0.30, 0.04**2, 0.25**2]])
 """Mean and variance of the colour and structure residual expected of content that was built from few photos or moved."""
+UNMEASURED = torch.tensor([[0.015, 0.10, 0.01**2, 0.08**2]])
+"""The same for background of a scene that was stored without residual statistics; typical of rooms/desk."""
 METHOD = {
     "change": "weight-free: harmonised colour + 1-SSIM over expected residual",
     "objects": "weight-free: per-Gaussian evidence, removal test, visual hull",
@@ -238,6 +240,7 @@ class _Update:
         known less well than their own residual says.
         """
         out = UNSURE.repeat(len(ids), 1)
+        out[ids == BACKGROUND_ID] = UNMEASURED
         data = self.scene.side_data.get("expected_residual")
         if data is not None:
             share = (self.config.sure_views / data["num_views"].clamp_min(1)).clamp(max=1.0).square()[:, None]

@@ -59,8 +59,8 @@ def scene_of(store: SceneStore, num_times: int = 2, *, seed: int = 0, shift: flo
 
 def assert_same_scene(a: Scene, b: Scene) -> None:
     """Exact equality, NaN equal to NaN, by the sealed form plus tensors and timings."""
-    from ltgs.io.scene_codec import encode_scene, tensors_to_bytes
     from ltgs.io.atomic import sha256_bytes
+    from ltgs.io.scene_codec import encode_scene, tensors_to_bytes
 
     def put(tensors: dict[str, torch.Tensor]) -> str:
         return sha256_bytes(tensors_to_bytes(tensors))

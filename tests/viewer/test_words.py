@@ -48,7 +48,7 @@ def test_visit_labels_and_marks():
     named = VisitRecord(1, "after the party", datetime.datetime(2024, 3, 9), ())
     assert visit_label(dated) == "2024-03-01" and visit_label(named) == "2024-03-09 (after the party)"
     assert visit_label(VisitRecord(2, "", None, ())) == "visit 2"
-    assert slider_marks([dated, named]) == ((0, "2024-03-01"), (1, "2024-03-09"))
+    assert slider_marks([dated, named]) == ((0, "03-01"), (1, "03-09"))
     many = slider_marks([VisitRecord(t, f"2024-01-{t:02d}", None, ()) for t in range(30)])
     labels = [text for _, text in many if text]
     assert len(many) == 30 and many[0][1] and many[-1][1] and sum(map(len, labels)) <= 50

@@ -76,7 +76,7 @@ def room_background(rng: np.random.Generator, n: int) -> Gaussians:
     return surface(np.concatenate([p for p, _ in parts]), np.concatenate([c for _, c in parts]), 0.03, degree=1)
 
 
-def photos_of(time: int, names: list[str], rng: np.random.Generator) -> tuple[PhotoRecord, ...]:
+def photos_of(time: int, names: list[str]) -> tuple[PhotoRecord, ...]:
     """Placed photos along an arc, and a last one that could not be placed."""
     placed = []
     for i, name in enumerate(names):
@@ -118,14 +118,13 @@ def make_scene(num_background: int = 6000, *, nasty: bool = False, seed: int = 0
     )
     names = NASTY_NAMES[:3] if nasty else ("2024-01-05", "2024-02-11", "2024-03-01")
     dates = [None] * 3 if nasty else [datetime.datetime(2024, m, d) for m, d in ((1, 5), (2, 11), (3, 1))]
-    visits = tuple(
-        VisitRecord(
-            t, name, date, photos_of(t, [f"{name}/{NASTY_NAMES[i] if nasty else f'IMG_{i:04d}.jpg'}" for i in range(5 - 2 * t)], rng),
-            {"change": f"weight-free: {name}"}, undecided=(name,) if nasty else (),
-        )
-        for t, (name, date) in enumerate(zip(names, dates, strict=True))
-    )
-    return Scene(chronology, visits)
+    visits = []
+    for t, (name, date) in enumerate(zip(names, dates, strict=True)):
+        files = [NASTY_NAMES[i] if nasty else f"IMG_{i:04d}.jpg" for i in range(5 - 2 * t)]
+        photos = photos_of(t, [f"{name}/{file}" for file in files])
+        undecided = (name,) if nasty else ()
+        visits.append(VisitRecord(t, name, date, photos, {"change": f"weight-free: {name}"}, undecided=undecided))
+    return Scene(chronology, tuple(visits))
 
 
 def make_bare_scene(num_gaussians: int = 0) -> Scene:

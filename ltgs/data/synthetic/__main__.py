@@ -14,7 +14,7 @@ from ltgs.errors import LtgsError, UsageError
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """"400x300" -> (400, 300).
+    """ "400x300" -> (400, 300).
 
     Raises:
         UsageError: not two whole numbers between 16 and 4096.
@@ -38,9 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         width, height = parse_size(options.size)
         if options.out.is_dir() and any(options.out.iterdir()):
-            raise UsageError(f"{options.out} is not empty: give an empty or a new folder, so that no old photo stays behind.")
+            raise UsageError(
+                f"{options.out} is not empty: give an empty or a new folder, so that no old photo stays behind."
+            )
         config = WriteConfig(
-            width, height, options.seed, texture_scale=0.4 if options.draft else 1.0,
+            width,
+            height,
+            options.seed,
+            texture_scale=0.4 if options.draft else 1.0,
             render=DRAFT if options.draft else RenderConfig(),
         )
         write_room(sample_room(options.seed), options.out, config)

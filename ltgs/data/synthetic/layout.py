@@ -1,4 +1,4 @@
-"""What stands in a synthetic room: objects made of shapes, their places per visit, and checks that nothing floats or collides."""
+"""What stands in a synthetic room: objects made of shapes and their places per visit; nothing may float or collide."""
 
 from __future__ import annotations
 

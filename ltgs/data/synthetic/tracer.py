@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -26,9 +26,9 @@ class RenderConfig:
     """Edge of a light-map cell on furniture and objects, metres: soft shadows, not contact detail, must be resolved."""
     room_texel_m: float = 0.04
     """Edge of a light-map cell on walls, floor and ceiling, metres."""
-    light_samples: int = 36
+    light_samples: int = 25
     """Shadow rays per cell and light, a square number (stratified)."""
-    ambient_samples: int = 48
+    ambient_samples: int = 32
     """Rays per cell that measure how much of the hemisphere is closed within `ambient_reach_m`."""
     ambient_reach_m: float = 0.5
     """Distance up to which neighbours darken the ambient light, metres."""
@@ -134,7 +134,12 @@ def _blocked(parts: Sequence[Part], origin: Array, direction: Array, reach: Arra
 
 
 def _irradiance(
-    parts: Sequence[Part], points: Array, normals: Array, lamps: Sequence[Lamp], ambient: Array, config: RenderConfig,
+    parts: Sequence[Part],
+    points: Array,
+    normals: Array,
+    lamps: Sequence[Lamp],
+    ambient: Array,
+    config: RenderConfig,
     rng: np.random.Generator,
 ) -> Array:
     """Direct light of all lamps plus ambient light dimmed by near neighbours, [N, 3]."""
@@ -167,26 +172,42 @@ def _irradiance(
 
 
 def bake(
-    parts: Sequence[Part], lamps: Sequence[Lamp], ambient: tuple[float, float, float], *, config: RenderConfig,
+    parts: Sequence[Part],
+    lamps: Sequence[Lamp],
+    ambient: tuple[float, float, float],
+    *,
+    config: RenderConfig,
     rng: np.random.Generator,
 ) -> list[Part]:
     """Compute the light that reaches every face; returns the same parts with `light_maps` filled."""
-    baked = []
-    for part in parts:
-        maps = {}
-        for face in range(part.shape.num_faces):
-            cell = config.texel_m if part.casts_shadow else config.room_texel_m
-            w, h = (int(np.clip(round(size / cell), 2, 200)) for size in part.shape.face_size(face))
-            grid = np.stack(np.meshgrid((np.arange(w) + 0.5) / w, (np.arange(h) + 0.5) / h), -1).reshape(-1, 2)
-            points, normals = part.shape.points(face, grid.astype(np.float32))
-            points = points + np.float32(1e-3) * normals
-            rotation = part.world_from_local[:3, :3].astype(np.float32)
-            points = points @ rotation.T + part.world_from_local[:3, 3].astype(np.float32)
-            light = _irradiance(parts, points, normals @ rotation.T, lamps, np.float32(ambient), config, rng)
-            # The random shadow rays leave a little grain, which one cell of blur removes.
-            maps[face] = cv2.GaussianBlur(light.reshape(h, w, 3), (0, 0), 0.9)
-        baked.append(Part(part.shape, part.world_from_local, part.textures, part.object_id, part.casts_shadow, maps))
-    return baked
+    # All cells of all faces go through the shadow test together: one call per part and sample instead of one per face.
+    cells = [_face_cells(part, face, config) for part in parts for face in range(part.shape.num_faces)]
+    points, normals = np.concatenate([c[1] for c in cells]), np.concatenate([c[2] for c in cells])
+    light = _irradiance(parts, points, normals, lamps, np.float32(ambient), config, rng)
+    pieces = iter(np.split(light, np.cumsum([len(c[1]) for c in cells])[:-1]))
+    shapes = iter([c[0] for c in cells])
+    return [
+        # The random shadow rays leave a little grain, which one cell of blur removes.
+        replace(
+            part,
+            light_maps={
+                face: cv2.GaussianBlur(next(pieces).reshape(*next(shapes), 3), (0, 0), 0.9)
+                for face in range(part.shape.num_faces)
+            },
+        )
+        for part in parts
+    ]
+
+
+def _face_cells(part: Part, face: int, config: RenderConfig) -> tuple[tuple[int, int], Array, Array]:
+    """Rows and columns of one face's light map, and the world points and normals of its cells, just off the surface."""
+    cell = config.texel_m if part.casts_shadow else config.room_texel_m
+    w, h = (int(np.clip(round(size / cell), 2, 200)) for size in part.shape.face_size(face))
+    grid = np.stack(np.meshgrid((np.arange(w) + 0.5) / w, (np.arange(h) + 0.5) / h), -1).reshape(-1, 2)
+    points, normals = part.shape.points(face, grid.astype(np.float32))
+    rotation = part.world_from_local[:3, :3].astype(np.float32)
+    points = (points + np.float32(1e-3) * normals) @ rotation.T + part.world_from_local[:3, 3].astype(np.float32)
+    return (h, w), points, normals @ rotation.T
 
 
 def _screen_rectangle(part: Part, camera: Camera, factor: int) -> tuple[int, int, int, int]:
@@ -215,9 +236,7 @@ def camera_rays(camera: Camera, factor: int = 1) -> tuple[Array, Array]:
     return camera.center.astype(np.float32), (local @ rotation).astype(np.float32)
 
 
-def trace(
-    parts: Sequence[Part], camera: Camera, factor: int = 1
-) -> tuple[Array, NDArray[np.int16], NDArray[np.int8]]:
+def trace(parts: Sequence[Part], camera: Camera, factor: int = 1) -> tuple[Array, NDArray[np.int16], NDArray[np.int8]]:
     """Planar depth (inf = nothing), index of the part hit (-1 = none) and its face, each [h * factor, w * factor]."""
     origin, directions = camera_rays(camera, factor)
     depth = np.full(directions.shape[:2], MISS, np.float32)

@@ -62,7 +62,9 @@ def write_room(model: RoomModel, out: Path, config: WriteConfig) -> list[Path]:
     for time, visit in enumerate(model.visits):
         parts = _place(model, visit, textures)
         states.append(parts)
-        baked = bake(parts, model.lamps, model.ambient, config=config.render, rng=np.random.default_rng([config.seed, 3, time]))
+        baked = bake(
+            parts, model.lamps, model.ambient, config=config.render, rng=np.random.default_rng([config.seed, 3, time])
+        )
         mine = [s for s in shots if s.time == time]
         for number, shot in enumerate(mine):
             picture = render_photo(baked, shot.camera, visit.light.gain(), supersample=config.render.supersample)
@@ -84,7 +86,9 @@ def _shots(model: RoomModel, config: WriteConfig) -> list[_Shot]:
     K = np.array([[focal, 0, config.width / 2], [0, focal, config.height / 2], [0, 0, 1]])
     shots, number = [], 0
     for time, visit in enumerate(model.visits):
-        roles = [("train" if time == 0 else "update", p) for p in visit.photo_poses] + [("test", p) for p in visit.test_poses]
+        roles = [("train" if time == 0 else "update", p) for p in visit.photo_poses] + [
+            ("test", p) for p in visit.test_poses
+        ]
         for role, pose in roles:
             number += 1
             name = f"{visit.date}/IMG_{number:04d}.jpg"
@@ -141,7 +145,8 @@ def _moved_parts(now: Sequence[Part], then: Sequence[Part]) -> set[int]:
     """Ids of objects whose pose or presence differs between two states."""
     poses = [{p.object_id: p.world_from_local for p in parts if p.object_id} for parts in (now, then)]
     return {
-        i for i in poses[0].keys() | poses[1].keys()
+        i
+        for i in poses[0].keys() | poses[1].keys()
         if i not in poses[0] or i not in poses[1] or not np.allclose(poses[0][i], poses[1][i])
     }
 
@@ -175,8 +180,12 @@ def _write_json(out: Path, name: str, content: dict[str, Any]) -> None:
 
 def _camera_entry(camera: Camera) -> dict[str, Any]:
     return {
-        "name": camera.name, "time": camera.time, "width": camera.width, "height": camera.height,
-        "K": camera.K.tolist(), "cam_from_world": camera.cam_from_world.tolist(),
+        "name": camera.name,
+        "time": camera.time,
+        "width": camera.width,
+        "height": camera.height,
+        "K": camera.K.tolist(),
+        "cam_from_world": camera.cam_from_world.tolist(),
     }
 
 
@@ -186,8 +195,14 @@ def _camera_file(shots: Sequence[_Shot]) -> dict[str, Any]:
 
 def _truth_cameras(model: RoomModel, shots: Sequence[_Shot], config: WriteConfig) -> dict[str, Any]:
     images = [
-        {"file": s.file, "role": s.role, "timestep": s.time, "date": model.visits[s.time].date,
-         "exposure_ev": model.visits[s.time].light.ev, **_camera_entry(s.camera)}
+        {
+            "file": s.file,
+            "role": s.role,
+            "timestep": s.time,
+            "date": model.visits[s.time].date,
+            "exposure_ev": model.visits[s.time].light.ev,
+            **_camera_entry(s.camera),
+        }
         for s in shots
     ]
     return {
@@ -197,21 +212,26 @@ def _truth_cameras(model: RoomModel, shots: Sequence[_Shot], config: WriteConfig
             "distortion": "none (pinhole)",
             "depth": "16-bit PNG, planar z in millimetres, sampled at pixel centres, 0 = none",
         },
-        "width": config.width, "height": config.height, "images": images,
+        "width": config.width,
+        "height": config.height,
+        "images": images,
     }
 
 
 def _truth_objects(model: RoomModel) -> dict[str, Any]:
     objects = [
         {
-            "id": thing.object_id, "name": thing.name, "extents": np.round(thing.extents(), 6).tolist(),
-            "symmetric": thing.symmetric, "symmetry_axis": [0, 0, 1] if thing.symmetric else None,
+            "id": thing.object_id,
+            "name": thing.name,
+            "extents": np.round(thing.extents(), 6).tolist(),
+            "symmetric": thing.symmetric,
+            "symmetry_axis": [0, 0, 1] if thing.symmetric else None,
             "timesteps": [_object_state(thing, t, v) for t, v in enumerate(model.visits)],
         }
         for thing in model.models
     ]
     return {
-        "convention": "x_world = world_from_object @ x_object; extents = object-frame bounding box in metres, centred on the origin",
+        "convention": "x_world = world_from_object @ x_object; extents: bounding box in the object frame, metres, centred",
         "objects": objects,
     }
 
@@ -223,7 +243,8 @@ def _object_state(thing: ObjectModel, time: int, visit: Visit) -> dict[str, Any]
     pose = world_from_object(thing, visit.placements[thing.name])
     corners = np.concatenate([piece_corners(p, pose) for p in thing.pieces])
     return state | {
-        "world_from_object": np.round(pose, 9).tolist(), "world_aabb_min": np.round(corners.min(0), 6).tolist(),
+        "world_from_object": np.round(pose, 9).tolist(),
+        "world_aabb_min": np.round(corners.min(0), 6).tolist(),
         "world_aabb_max": np.round(corners.max(0), 6).tolist(),
     }
 
@@ -244,7 +265,9 @@ def _events(model: RoomModel, time: int) -> list[dict[str, Any]]:
             old, new = world_from_object(thing, before[name]), world_from_object(thing, now[name])
             turn = rotation_angle_deg((new @ invert_rigid(old))[:3, :3])
             shift = float(np.linalg.norm(new[:3, 3] - old[:3, 3]))
-            events.append({"type": "moved", "object": name, "translation_m": round(shift, 4), "rotation_deg": round(turn, 2)})
+            events.append(
+                {"type": "moved", "object": name, "translation_m": round(shift, 4), "rotation_deg": round(turn, 2)}
+            )
     return events
 
 
@@ -257,14 +280,22 @@ def _truth_changes(model: RoomModel, seed: int) -> dict[str, Any]:
     steps = []
     for time, visit in enumerate(model.visits):
         previous = model.visits[max(time - 1, 0)].light
-        steps.append({
-            "timestep": time, "date": visit.date, "events": _events(model, time) or [{"type": "none"}],
-            "changed_ids_vs_t0": _changed_ids(model, time, 0), "changed_ids_vs_previous": _changed_ids(model, time, max(time - 1, 0)),
-            "light": {
-                "name": visit.light.name, "changed_vs_previous": visit.light != previous,
-                "changed_vs_t0": visit.light != model.visits[0].light, "target_ev_vs_t0": visit.light.ev, "tint": list(visit.light.tint),
-            },
-        })
+        steps.append(
+            {
+                "timestep": time,
+                "date": visit.date,
+                "events": _events(model, time) or [{"type": "none"}],
+                "changed_ids_vs_t0": _changed_ids(model, time, 0),
+                "changed_ids_vs_previous": _changed_ids(model, time, max(time - 1, 0)),
+                "light": {
+                    "name": visit.light.name,
+                    "changed_vs_previous": visit.light != previous,
+                    "changed_vs_t0": visit.light != model.visits[0].light,
+                    "target_ev_vs_t0": visit.light.ev,
+                    "tint": list(visit.light.tint),
+                },
+            }
+        )
     return {"scene": model.name, "seed": seed, "timesteps": steps}
 
 

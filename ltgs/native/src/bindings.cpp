@@ -2,7 +2,6 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
 
 #include <optional>
 #include <string>
@@ -186,15 +185,6 @@ void ssim_backward(In a, In b, In partials, std::optional<In> g_map, float g_mea
   ssim_gradient(shape, a.data(), b.data(), partials.data(), g_map ? g_map->data() : nullptr, g_mean, out.data(), threads);
 }
 
-std::string best_isa() {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("x86-64-v4")) return "avx512";
-  if (__builtin_cpu_supports("x86-64-v3")) return "avx2";
-#endif
-  return "baseline";
-}
-
 }  // namespace
 }  // namespace ltgs
 
@@ -207,7 +197,6 @@ NB_MODULE(LTGS_MODULE, m) {
 #else
   m.attr("openmp") = false;
 #endif
-  m.def("best_isa", &best_isa, "The widest instruction set this machine can run.");
   nb::class_<Session>(m, "Session").def("statistics", &statistics);
   m.def("forward", &forward, "means"_a, "quats"_a, "log_scales"_a, "opacity_logits"_a, "sh"_a, "K"_a, "cam_from_world"_a,
         "width"_a, "height"_a, "sh_degree"_a, "near"_a, "far"_a, "antialiased"_a, "rgb"_a, "alpha"_a, "depth"_a.none(),

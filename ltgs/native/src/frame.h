@@ -98,7 +98,8 @@ struct Frame {
   Buffer<uint32_t> tile_begin;      // [tiles + 1]
   Buffer<Entry> entries;            // [E] by tile, each tile front first
   Buffer<float> transmittance;      // [H, W] final T
-  Buffer<float> depth_sum;          // [H, W] sum of w z, when depth was asked for
+  Buffer<float> weight_sum;         // [H, W] sum of w, when depth was asked for
+  Buffer<float> depth_mean;         // [H, W] sum of w z / sum of w, likewise
   Buffer<float> records;            // [E, 6 + channels] gradient of every (Gaussian, tile) pair
   Buffer<float> extra_geometry;     // [N, 6] screen-space gradient contributed by feature passes
   Buffer<uint64_t> tile_pairs;      // [tiles] evaluated (Gaussian, pixel) pairs

@@ -82,8 +82,9 @@ LTGS_INLINE bool row_is_dead(const float* T_row) {
   return dead;
 }
 
-// Composite one Gaussian over one strip of one row; returns whether a pixel finished.
-template <int NCH>
+// Composite one Gaussian over one strip of one row; returns whether a pixel finished. With kWeights the plane after the
+// channels collects the sum of the weights: 1 - T equals it, but has lost its digits where T is close to 1.
+template <int NCH, bool kWeights>
 LTGS_INLINE bool blend(vf power, const vf* channel, float* T, float* acc) {
   const vf t = load(T);
   const vm hit = both(less_equal(splat(kLog2MinAlpha), power), less(splat(0.0f), t));
@@ -93,16 +94,17 @@ LTGS_INLINE bool blend(vf power, const vf* channel, float* T, float* acc) {
   const vm stop = both(hit, less_equal(next, splat(kMinTransmittance)));
   const vf w = keep(but_not(hit, stop), weight);
   for (int k = 0; k < NCH; ++k) store(acc + k * kTilePixels, load(acc + k * kTilePixels) + w * channel[k]);
+  if (kWeights) store(acc + NCH * kTilePixels, load(acc + NCH * kTilePixels) + w);
   store(T, select(stop, splat(0.0f) - t, t - w));
   return any(stop);
 }
 
 // Composite the tile's entries into T and acc; returns the number of evaluated (Gaussian, pixel) pairs.
-template <int NCH>
+template <int NCH, bool kWeights = false>
 uint64_t composite_tile(const Frame& frame, int tile, const ChannelSource& source, float* T, float* acc) {
   const int tile_x = tile % frame.view.tiles_x * kTile, tile_y = tile / frame.view.tiles_x * kTile;
   uint32_t live = start_transmittance(frame.view, tile_x, tile_y, T);
-  std::fill(acc, acc + NCH * kTilePixels, 0.0f);
+  std::fill(acc, acc + (NCH + kWeights) * kTilePixels, 0.0f);
   const Entry* entries = frame.entries.data();
   const vf lanes = lane_numbers() + splat(tile_x + 0.5f);
   uint64_t strips_done = 0;
@@ -125,7 +127,7 @@ uint64_t composite_tile(const Frame& frame, int tile, const ChannelSource& sourc
         for (uint32_t left = rows; left; left &= left - 1) {
           const int row = __builtin_ctz(left), at_pixel = row * kTile + strip * W;
           const vf dy = splat(y + row);
-          if (blend<NCH>(quadratic + (slope + curve * dy) * dy, channel, T + at_pixel, acc + at_pixel) &&
+          if (blend<NCH, kWeights>(quadratic + (slope + curve * dy) * dy, channel, T + at_pixel, acc + at_pixel) &&
               row_is_dead(T + row * kTile))
             live &= ~(1u << row);
         }
@@ -164,9 +166,10 @@ inline void finish_pixels(Frame& frame, int tile, const float* T, const float* a
       frame.transmittance[first + col] = t;
       out.alpha[first + col] = alpha;
       if (!out.depth) continue;
-      const float sum = acc[3 * kTilePixels + row * kTile + col];
-      frame.depth_sum[first + col] = sum;
-      out.depth[first + col] = alpha > 0.0f ? sum / alpha : 0.0f;
+      const int at = row * kTile + col;
+      const float weight = acc[4 * kTilePixels + at], mean = weight > 0.0f ? acc[3 * kTilePixels + at] / weight : 0.0f;
+      frame.weight_sum[first + col] = weight;
+      frame.depth_mean[first + col] = out.depth[first + col] = mean;
     }
   }
 }
@@ -176,12 +179,12 @@ inline void render_images(Frame& frame, const Images& out, int threads) {
   const size_t pixels = static_cast<size_t>(frame.view.width) * frame.view.height;
   frame.transmittance.resize(pixels);
   frame.with_depth = out.depth != nullptr;
-  if (frame.with_depth) frame.depth_sum.resize(pixels);
+  if (frame.with_depth) frame.weight_sum.resize(pixels), frame.depth_mean.resize(pixels);
   frame.tile_pairs.resize(tiles);
   parallel_for(tiles, threads, [&](int64_t tile) {
-    alignas(64) float T[kTilePixels], acc[4 * kTilePixels];
+    alignas(64) float T[kTilePixels], acc[5 * kTilePixels];
     const auto source = splat_channels(frame, out.depth ? 4 : 3);
-    frame.tile_pairs[tile] = out.depth ? composite_tile<4>(frame, int(tile), source, T, acc)
+    frame.tile_pairs[tile] = out.depth ? composite_tile<4, true>(frame, int(tile), source, T, acc)
                                        : composite_tile<3>(frame, int(tile), source, T, acc);
     finish_pixels(frame, int(tile), T, acc, out);
   });

@@ -14,7 +14,7 @@ constexpr int kMoments = 6;  // sums over pixels of v, v dx, v dy, v dx^2, v dx 
 
 template <int NCH>
 struct TileGradient {
-  alignas(64) float T[kTilePixels], D[kTilePixels], g[NCH * kTilePixels];
+  alignas(64) float T[kTilePixels], D[kTilePixels], g[NCH * kTilePixels], depth[kTilePixels];  // depth: see start_pixels
 };
 
 // Per-lane sums over the rows of one strip. dx is constant in a lane, so its moments are folded in once per entry.
@@ -23,8 +23,9 @@ struct LaneSums {
   vf v0, v1, v2, channel[NCH];
 };
 
-template <int NCH, bool kGeometry>
-LTGS_INLINE bool blend_backward(vf power, vf dy, const vf* channel, float* T, float* D, const float* g, LaneSums<NCH>& sums) {
+template <int NCH, bool kGeometry, bool kDepth>
+LTGS_INLINE bool blend_backward(vf power, vf dy, const vf* channel, float* T, float* D, const float* g, const float* depth,
+                                LaneSums<NCH>& sums) {
   const vf t = load(T);
   const vm hit = both(less_equal(splat(kLog2MinAlpha), power), less(splat(0.0f), t));
   if (!any(hit)) return false;
@@ -38,7 +39,7 @@ LTGS_INLINE bool blend_backward(vf power, vf dy, const vf* channel, float* T, fl
   for (int k = 0; k < NCH; ++k) {
     const vf gradient = load(g + k * kTilePixels);
     sums.channel[k] += w * gradient;
-    if (kGeometry) along += channel[k] * gradient;
+    if (kGeometry) along += (kDepth && k == NCH - 1 ? channel[k] - load(depth) : channel[k]) * gradient;
   }
   if (kGeometry) {
     const vf gain = w * along, rest = load(D) - gain;
@@ -79,7 +80,8 @@ LTGS_INLINE void sum_record(const vf* m, const vf* channel, float* record) {
   }
 }
 
-template <int NCH, bool kGeometry>
+// With kDepth the last channel is the depth, whose mean is subtracted per pixel.
+template <int NCH, bool kGeometry, bool kDepth>
 void differentiate_tile(Frame& frame, int tile, const ChannelSource& source, TileGradient<NCH>& state, uint32_t live) {
   constexpr int kRecord = NCH + (kGeometry ? kMoments : 0);
   const int tile_x = tile % frame.view.tiles_x * kTile, tile_y = tile / frame.view.tiles_x * kTile;
@@ -112,8 +114,8 @@ void differentiate_tile(Frame& frame, int tile, const ChannelSource& source, Til
         for (uint32_t left = rows; left; left &= left - 1) {
           const int row = __builtin_ctz(left), pixel = row * kTile + strip * W;
           const vf dy = splat(y + row);
-          if (blend_backward<NCH, kGeometry>(quadratic + (slope + curve * dy) * dy, dy, channel, state.T + pixel,
-                                             state.D + pixel, state.g + pixel, sums) &&
+          if (blend_backward<NCH, kGeometry, kDepth>(quadratic + (slope + curve * dy) * dy, dy, channel, state.T + pixel,
+                                                     state.D + pixel, state.g + pixel, state.depth + pixel, sums) &&
               row_is_dead(state.T + row * kTile))
             live &= ~(1u << row);
         }
@@ -135,6 +137,7 @@ LTGS_INLINE void start_pixels(const Frame& frame, int tile_x, int tile_y, const 
   const View& view = frame.view;
   std::fill(s.g, s.g + NCH * kTilePixels, 0.0f);
   std::fill(s.D, s.D + kTilePixels, 0.0f);
+  std::fill(s.depth, s.depth + kTilePixels, 0.0f);
   const int columns = std::min(kTile, view.width - tile_x), rows = std::min(kTile, view.height - tile_y);
   for (int row = 0; row < rows; ++row)
     for (int col = 0; col < columns; ++col) {
@@ -147,13 +150,14 @@ LTGS_INLINE void start_pixels(const Frame& frame, int tile_x, int tile_y, const 
           s.g[k * kTilePixels + at] = in.rgb[pixel * 3 + k];
           d += in.rgb[pixel * 3 + k] * in.rgb_value[pixel * 3 + k];
         }
-      if (NCH == 4 && t < 1.0f) {  // depth = sum / (1 - T)
-        const float g = in.depth[pixel] / (1.0f - t), sum = frame.depth_sum[pixel];
-        s.g[(NCH - 1) * kTilePixels + at] = g;
-        alpha_gradient -= g * sum / (1.0f - t);
-        d += g * sum;
-      }
       s.D[at] = d - alpha_gradient * t;
+      if (NCH == 4 && frame.weight_sum[pixel] > 0.0f) {
+        // depth = sum w z / sum w, so dL/dw = g (z - depth): a channel centred on the pixel's own depth, whose D starts
+        // at zero. Without the centring D would be the difference of two large numbers.
+        const float g = in.depth[pixel] / frame.weight_sum[pixel];
+        s.g[(NCH - 1) * kTilePixels + at] = g;
+        s.depth[at] = frame.depth_mean[pixel];
+      }
     }
 }
 
@@ -168,7 +172,7 @@ inline int differentiate_images(Frame& frame, const ImageGradients& in, int thre
     const int tile_x = tile % frame.view.tiles_x * kTile, tile_y = tile / frame.view.tiles_x * kTile;
     start_pixels<NCH>(frame, tile_x, tile_y, in, state);
     const uint32_t live = start_transmittance(frame.view, tile_x, tile_y, state.T);
-    differentiate_tile<NCH, true>(frame, tile, splat_channels(frame, NCH), state, live);
+    differentiate_tile<NCH, true, NCH == 4>(frame, tile, splat_channels(frame, NCH), state, live);
   };
   parallel_for(tiles, threads, [&](int64_t tile) {
     if (channels == 4)
@@ -206,7 +210,7 @@ void differentiate_feature_group(Frame& frame, const FeatureGradients& in, int o
           if (kGeometry) s.D[row * kTile + col] += in.gradient[pixel + k] * in.value[pixel + k];
         }
       }
-    differentiate_tile<NCH, kGeometry>(frame, int(tile), {in.features + offset, in.width, NCH}, s, live);
+    differentiate_tile<NCH, kGeometry, false>(frame, int(tile), {in.features + offset, in.width, NCH}, s, live);
   });
   constexpr int kRecord = NCH + (kGeometry ? kMoments : 0);
   const int64_t chunks = (frame.count + kChunk - 1) / kChunk;

@@ -1,0 +1,162 @@
+"""Updates on a small scene of Gaussians whose photos are its own renders: every kind of event, and none where there is none."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from ltgs.core.cameras import Camera, stack_cameras
+from ltgs.core.chronology import Chronology, Presence
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
+from ltgs.core.se3 import make_rigid, rotation_angle_deg, so3_exp
+from ltgs.objects.register import RegisterConfig
+from ltgs.optim.initialize import TrainingPhoto
+from ltgs.optim.refine import RefineConfig
+from ltgs.pipeline.update import UpdateConfig, update_visit
+from ltgs.render import render
+
+WIDTH, HEIGHT = 160, 120
+CONFIG = UpdateConfig(
+    register=RegisterConfig(num_rotations=72, num_positions=2, num_refined=2, steps=40, fine_px=56),
+    refine=RefineConfig(steps=24),
+)
+
+
+def gaussians(points: np.ndarray, colours: np.ndarray, size: float) -> Gaussians:
+    n = len(points)
+    quats = torch.zeros(n, 4)
+    quats[:, 0] = 1
+    sh = (torch.as_tensor(colours, dtype=torch.float32)[:, None] - 0.5) / 0.28209479
+    return Gaussians(
+        torch.as_tensor(points, dtype=torch.float32), quats, torch.full((n, 3), float(np.log(size))), torch.full((n,), 4.0), sh
+    )
+
+
+def textured(points: np.ndarray, palette: np.ndarray, cell: float, seed: int) -> np.ndarray:
+    """Blocky random colours, constant within cells, so that there is structure at the scale of several pixels."""
+    rng = np.random.default_rng(seed)
+    keys = np.floor(points / cell + 1e-6).astype(int)
+    _, index = np.unique(keys, axis=0, return_inverse=True)
+    return palette[rng.integers(0, len(palette), index.max() + 1)][index.ravel()]
+
+
+def floor() -> Gaussians:
+    x, y = np.meshgrid(np.linspace(-1.6, 1.6, 130), np.linspace(-1.6, 1.6, 130))
+    points = np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], 1)
+    palette = np.array([[0.35, 0.3, 0.25], [0.5, 0.45, 0.35], [0.42, 0.4, 0.42], [0.55, 0.5, 0.5]])
+    return gaussians(points, textured(points, palette, 0.11, 1), 0.016)
+
+
+def box(size=(0.26, 0.16, 0.2), seed: int = 3) -> Gaussians:
+    """A box shell standing on z = 0, its six faces of different colours."""
+    rng = np.random.default_rng(seed)
+    points = rng.uniform(-0.5, 0.5, (2600, 3))
+    axis = rng.integers(0, 3, len(points))
+    sign = np.where(rng.random(len(points)) < 0.5, -0.5, 0.5)
+    points[np.arange(len(points)), axis] = sign
+    faces = np.array([[0.8, 0.1, 0.1], [0.1, 0.2, 0.8], [0.1, 0.7, 0.2], [0.9, 0.8, 0.1], [0.9, 0.4, 0.0], [0.6, 0.1, 0.7]])
+    colours = faces[axis * 2 + (sign > 0)] * textured(points, np.array([[1.0] * 3, [0.55] * 3]), 0.34, seed)
+    return gaussians((points + [0, 0, 0.5]) * size, colours, 0.011)
+
+
+def at(part: Gaussians, x: float, y: float, yaw_deg: float = 0.0) -> Gaussians:
+    rotation = so3_exp(torch.tensor([0, 0, np.radians(yaw_deg)], dtype=torch.float64)).numpy()
+    return part.transformed(torch.as_tensor(make_rigid(rotation, np.array([x, y, 0.0])), dtype=torch.float32))
+
+
+def camera(eye, name: str, time: int) -> Camera:
+    eye = np.asarray(eye, float)
+    forward = -eye / np.linalg.norm(eye)
+    right = np.cross(forward, [0, 0, 1.0])
+    right /= np.linalg.norm(right)
+    rotation = np.stack([right, np.cross(forward, right), forward])
+    intrinsics = np.array([[158.0, 0, WIDTH / 2], [0, 158.0, HEIGHT / 2], [0, 0, 1]])
+    return Camera(name, time, WIDTH, HEIGHT, intrinsics, make_rigid(rotation, -rotation @ eye))
+
+
+def shots(state: Gaussians, time: int, count: int = 3, light=(1.0, 1.0, 1.0)) -> list[TrainingPhoto]:
+    angles = np.linspace(0, 2 * np.pi, count, endpoint=False) + 0.4 + 0.2 * time
+    out = []
+    for i, a in enumerate(angles):
+        cam = camera((1.1 * np.cos(a), 1.1 * np.sin(a), 1.25), f"{time}/{i}.png", time)
+        with torch.no_grad():
+            rgb = render(state, stack_cameras([cam])).rgb[0].clamp(0, 1).numpy() * np.asarray(light)
+        out.append(TrainingPhoto(cam, (rgb * 255 + 0.5).astype(np.uint8)))
+    return out
+
+
+FLOOR, BOX, SMALL = floor(), box(), box((0.14, 0.14, 0.24), 8)
+FIRST = Gaussians.concatenate([FLOOR, at(BOX, 0.28, 0.12), at(SMALL, -0.3, -0.2)])
+
+
+@pytest.fixture(scope="module")
+def start() -> Scene:
+    photos = shots(FIRST, 0, 8)
+    records = tuple(PhotoRecord(p.camera.name, 0, "", True, camera=p.camera) for p in photos)
+    return Scene(Chronology.initial(FIRST), (VisitRecord(0, "0", None, records),))
+
+
+def advance(scene: Scene, photos: list[TrainingPhoto]) -> tuple[Scene, list]:
+    update = update_visit(scene, photos, [], config=CONFIG)
+    t = scene.chronology.num_times
+    records = tuple(PhotoRecord(p.camera.name, t, "", True, camera=p.camera) for p in photos)
+    longer = dataclasses.replace(scene, chronology=update.chronology, visits=(*scene.visits, VisitRecord(t, str(t), None, records)))
+    return longer, [e for e in update.chronology.events if e.time == t]
+
+
+def test_nothing_changed(start):
+    scene, events = advance(start, shots(FIRST, 1))
+    assert events == [] and not scene.chronology.appearance[1].changed
+    assert scene.chronology.templates == {}
+
+
+def test_light_alone_is_no_event(start):
+    scene, events = advance(start, shots(FIRST, 1, light=(0.7, 0.62, 0.5)))
+    assert events == []
+    assert scene.chronology.appearance[1].changed and scene.chronology.appearance[1].exposure_ev < -0.5
+
+
+def test_removed_then_returned_elsewhere_is_the_same_object(start):
+    without = Gaussians.concatenate([FLOOR, at(SMALL, -0.3, -0.2)])
+    scene, events = advance(start, shots(without, 1))
+    assert [e.kind for e in events] == ["removed"]
+    object_id = events[0].object_id
+    assert scene.chronology.tracks[object_id].presence.tolist() == [Presence.PRESENT, Presence.ABSENT]
+    assert len(scene.chronology.state_at(0).gaussians) == len(FIRST), "the past is not touched"
+    back = Gaussians.concatenate([FLOOR, at(SMALL, -0.3, -0.2), at(BOX, -0.1, 0.35, 60)])
+    scene, events = advance(scene, shots(back, 2))
+    assert [(e.kind, e.object_id) for e in events] == [("returned", object_id)]
+    pose = scene.chronology.tracks[object_id].world_from_object
+    assert np.linalg.norm(pose[2, :2, 3] - [-0.1, 0.35]) < 0.03
+
+
+def test_moved_object_keeps_its_identity_and_gets_its_pose(start):
+    moved = Gaussians.concatenate([FLOOR, at(BOX, -0.05, 0.4, 40), at(SMALL, -0.3, -0.2)])
+    scene, events = advance(start, shots(moved, 1))
+    assert [e.kind for e in events] == ["moved"]
+    event = events[0]
+    assert abs(event.translation - np.hypot(0.33, 0.28)) < 0.03
+    poses = scene.chronology.tracks[event.object_id].world_from_object
+    assert abs(rotation_angle_deg(poses[1, :3, :3] @ poses[0, :3, :3].T) - 40) < 6
+    np.testing.assert_allclose(poses[1, :2, 3], [-0.05, 0.4], atol=0.03)
+
+
+def test_new_object_appears_where_it_stands(start):
+    more = Gaussians.concatenate([FIRST, at(box((0.2, 0.2, 0.14), 11), 0.05, -0.42, 20)])
+    scene, events = advance(start, shots(more, 1))
+    assert [e.kind for e in events] == ["appeared"]
+    track = scene.chronology.tracks[events[0].object_id]
+    assert track.presence.tolist() == [Presence.ABSENT, Presence.PRESENT]
+    np.testing.assert_allclose(track.world_from_object[1, :2, 3], [0.05, -0.42], atol=0.08)
+
+
+def test_visit_without_photos_leaves_everything_unknown(start):
+    without = Gaussians.concatenate([FLOOR, at(SMALL, -0.3, -0.2)])
+    scene, _ = advance(start, shots(without, 1))
+    update = update_visit(scene, [], [], config=CONFIG)
+    assert update.chronology.num_times == 3 and update.undecided
+    assert all(t.presence[-1] in (Presence.UNKNOWN, Presence.ABSENT) for t in update.chronology.tracks.values())
