@@ -52,7 +52,7 @@ def read_hloc_results(path: Path) -> tuple[tuple[PosedPhoto, ...], tuple[Localiz
 
 def _photo(record: Any, where: str) -> PosedPhoto:
     name = checked_photo_name(need(record, "name", str, where).replace("\\", "/").removeprefix("./"), where)
-    model = need(record, "model", (str, int), where)
+    model: Any = need(record, "model", (str, int), where)
     if isinstance(model, int):
         model = _MODELS_BY_ID[model] if 0 <= model < len(_MODELS_BY_ID) else str(model)
     # pycolmap prints an enumeration as "CameraModelId.PINHOLE" in some versions.

@@ -118,7 +118,8 @@ def _read_list(path: Path, names: Sequence[str]) -> tuple[set[str], list[str]]:
         lines = [line.strip().replace("\\", "/") for line in data.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise FormatError(f"{path}: is not a text file ({error.reason}). Write one photo name per line.") from error
-    exact, by_end = set(names), {}
+    exact = set(names)
+    by_end: dict[str, list[str]] = {}
     for name in names:
         parts = name.split("/")
         for end in {"/".join(parts[i:]) for i in range(len(parts))}:

@@ -190,9 +190,13 @@ class _Update:
             with self._timed("instances"):
                 gone = self._compare_with(kept, [])
                 holes = hole_masks(before, gone)
-                # A known object may stand where another one left a hole; something new must show outside the holes.
-                anywhere = [with_mask(v, v.mask | h) for v, h in zip(views, holes, strict=True)]
-                instances = hull_instances(anywhere, config=self.config.hull)[: self.config.max_objects]
+                outside = [with_mask(v, v.mask & ~h) for v, h in zip(views, holes, strict=True)]
+                instances = hull_instances(outside, config=self.config.hull)[: self.config.max_objects]
+                # A known object may stand in the hole that another one left; something new must show outside.
+                inside = [with_mask(v, h) for v, h in zip(views, holes, strict=True)]
+                num_outside = len(instances)
+                if len(known) > 1:
+                    instances += hull_instances(inside, config=self.config.hull)[: self.config.max_objects]
             taken = {m.object_id for m in matches}
             with self._timed("association"):
                 found, unmatched = match_instances(
@@ -200,7 +204,7 @@ class _Update:
                     config=self.config.associate, register=self.config.register, rng=self.rng, backend=self.backend,
                 )
             matches += found
-            instances = [instances[i] for i in unmatched if _outside_share(instances[i], holes) > 0.5]
+            instances = [instances[i] for i in unmatched if i < num_outside]
             if not found:
                 break
         return known, matches, instances, views, holes
@@ -425,12 +429,6 @@ def _motion_event(time: int, object_id: int, known: KnownObject, match: Match) -
     note = "rotation ambiguous: symmetric or too few pixels" if match.hypothesis.ambiguous else ""
     kind = "moved" if known.left else "returned"
     return Event(time, kind, object_id, shift, turn, uncertain=match.hypothesis.ambiguous, note=note)
-
-
-def _outside_share(instance: HullInstance, holes: Sequence[NDArray[np.bool_]]) -> float:
-    """Share of an instance's pixels that are not holes left by something else."""
-    outside = sum(int((m & ~h).sum()) for m, h in zip(instance.pixels, holes, strict=True))
-    return outside / max(1, instance.area_px)
 
 
 def _without(chronology: Chronology, time: int, touched: set[int]) -> Gaussians:

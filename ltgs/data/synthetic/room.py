@@ -79,7 +79,8 @@ def _furniture(rng: np.random.Generator) -> tuple[Piece, ...]:
 
 def _books(rng: np.random.Generator) -> list[Piece]:
     """A row of books on the shelf, each with its own size, colour and title."""
-    pieces, x = [], -0.82
+    pieces: list[Piece] = []
+    x = -0.82
     while True:
         thickness, depth, height = rng.uniform(0.035, 0.075), rng.uniform(0.13, 0.17), rng.uniform(0.18, 0.29)
         if x + thickness > 0.82:
@@ -134,7 +135,7 @@ def _arc(azimuth_deg: float, radius: float, height: float, jitter: Array) -> Arr
     """A camera on a circle around the table; azimuth 0 is in front, positive to the right; `jitter` [4] moves the aim."""
     a = np.deg2rad(azimuth_deg)
     eye = (TARGET[0] + radius * np.sin(a), TARGET[1] - radius * np.cos(a), height)
-    return look_at(eye, np.asarray(TARGET) + jitter[:3], roll_deg=float(jitter[3]))
+    return look_at(eye, (np.asarray(TARGET) + jitter[:3]).tolist(), roll_deg=float(jitter[3]))
 
 
 def _poses(rng: np.random.Generator, views: list[tuple[float, float, float]]) -> tuple[Array, ...]:

@@ -21,7 +21,9 @@ BOX_UV = {0: (1, 2), 1: (0, 2), 2: (0, 1)}
 class Shape(Protocol):
     """What the tracer needs to know of a surface; points and directions are [N, 3] in the local frame."""
 
-    num_faces: int
+    @property
+    def num_faces(self) -> int:
+        """How many smooth parts it has."""
 
     def extents(self) -> Array:
         """[3] size of the local bounding box, metres."""
@@ -46,7 +48,7 @@ def _slabs(half: Array, origin: Array, direction: Array) -> tuple[Array, Array]:
     """Entry and exit distances [N, 3] per axis of an axis-aligned box with half sizes `half`."""
     safe = np.where(np.abs(direction) < 1e-9, np.float32(1e-9), direction)
     first, second = (-half - origin) / safe, (half - origin) / safe
-    return np.minimum(first, second), np.maximum(first, second)
+    return np.minimum(first, second).astype(np.float32), np.maximum(first, second).astype(np.float32)
 
 
 @dataclass(frozen=True)

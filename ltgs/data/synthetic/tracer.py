@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,8 @@ from ltgs.core.cameras import Camera
 from ltgs.core.se3 import invert_rigid
 from ltgs.data.synthetic.shapes import MISS, Shape
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
+"""float32 unless a docstring says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def bake(
     # All cells of all faces go through the shadow test together: one call per part and sample instead of one per face.
     cells = [_face_cells(part, face, config) for part in parts for face in range(part.shape.num_faces)]
     points, normals = np.concatenate([c[1] for c in cells]), np.concatenate([c[2] for c in cells])
-    light = _irradiance(parts, points, normals, lamps, np.float32(ambient), config, rng)
+    light = _irradiance(parts, points, normals, lamps, np.asarray(ambient, np.float32), config, rng)
     pieces = iter(np.split(light, np.cumsum([len(c[1]) for c in cells])[:-1]))
     shapes = iter([c[0] for c in cells])
     return [
@@ -278,4 +280,4 @@ def render_photo(
             colour[where] = albedo * bilinear(part.light_maps[int(face)], uv)
     s = supersample
     mean = colour.reshape(camera.height, s, camera.width, s, 3).mean((1, 3))
-    return linear_to_srgb(mean * np.float32(gain))
+    return linear_to_srgb(mean * np.asarray(gain, np.float32))
