@@ -20,6 +20,9 @@ from ltgs.cli_text import internal_error, print_scene, print_table, run_and_repo
 from ltgs.errors import InputError, LtgsError, MissingDependency, UsageError
 
 EXIT_INTERRUPTED = 130
+NO_HELD_OUT = (
+    "The scene has no held-out photos. Reconstruct with --holdout-every 8 to keep some, or pass --test DIR --test-cameras FILE."
+)
 
 
 @dataclass
@@ -228,10 +231,7 @@ class Eval(SceneCommand):
             if result.images:
                 print_table(f"{len(result.images)} {result.kind}", evaluation_rows(result, scene))
             else:
-                print(
-                    "The scene has no held-out photos. Reconstruct with --holdout-every 8 to keep some for evaluation, or pass "
-                    "--test DIR --test-cameras FILE."
-                )
+                print(NO_HELD_OUT)
         return 0
 
 
@@ -323,13 +323,13 @@ class Doctor(Command):
     def run(self) -> int:
         from ltgs.pipeline.doctor import examine
 
-        checks = examine(Path.cwd())
         print(f"ltgs {__version__}")
+        checks = examine(Path.cwd())
         for check in checks:
             print(f"[{check.verdict:^7}] {check.name}: {check.text}")
         problems = sum(c.verdict == "problem" for c in checks)
-        print("All is well." if not problems else f"{problems} problem{'s' if problems > 1 else ''} found.")
-        return 0 if not problems else 1
+        print(f"{problems} found that must be solved." if problems else "All is well.")
+        return 1 if problems else 0
 
 
 @dataclass

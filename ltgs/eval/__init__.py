@@ -1,1 +1,1 @@
-
+"""Image metrics, what is compared with what, and reports."""

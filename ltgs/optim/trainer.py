@@ -203,8 +203,11 @@ class _Trainer:
             total = total + (out.features[0] * error_image).sum()
         total.backward()
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise ConvergenceError(f"Training loss became {value} at step {self.step} on {self.photos[index].camera.name}.")
+        if not math.isfinite(value) or out.num_dropped:
+            raise ConvergenceError(
+                f"Training broke at step {self.step} on {self.photos[index].camera.name}: loss {value}, {out.num_dropped} Gaussians "
+                "not finite. Lower the learning rates or check the poses; the last checkpoint is intact."
+            )
         self.losses.append(value)
         if probe is not None and probe.grad is not None:
             self.error += probe.grad[:, 0]

@@ -1,1 +1,1 @@
-
+"""The whole line: configuration, stages, order, resume, and what a stored scene says."""

@@ -22,7 +22,7 @@ class RenderOutput:
     backend: str
     """Which renderer made it: "cpu", "reference" or "gsplat"."""
     visible: Tensor
-    """[C, N] bool: the Gaussian reaches at least one pixel (its bounding test, for gsplat)."""
+    """[C, N] bool: the Gaussian's footprint, occluded or not, reaches a pixel (its bounding test, for gsplat)."""
     num_dropped: int = 0
     """Gaussians left out because a parameter is not finite or the projection overflows; the maximum over the cameras."""
     stats: dict[str, int] = field(default_factory=dict)

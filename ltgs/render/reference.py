@@ -61,12 +61,13 @@ def _composite(splats: dict[str, Tensor], channels: Tensor, pixels: Tensor) -> t
     a, b, c = splats["conic"].unbind(-1)
     alpha = torch.clamp(splats["opacity"] * torch.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy), max=MAX_ALPHA)
     alpha = torch.where(alpha >= MIN_ALPHA, alpha, torch.zeros_like(alpha))
+    hit = (alpha > 0).any(0)  # before occlusion, as the native backend's tile lists
     after = torch.cumprod(1 - alpha, dim=1)
     # Transmittance only falls, so "stopped" is every Gaussian from the first one that would cross the limit.
     alpha = torch.where((after.detach() > MIN_TRANSMITTANCE), alpha, torch.zeros_like(alpha))
     after = torch.cumprod(1 - alpha, dim=1)
     before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], dim=1)
-    return (before * alpha) @ channels, after[:, -1], (alpha > 0).any(0)
+    return (before * alpha) @ channels, after[:, -1], hit
 
 
 def _render_one(

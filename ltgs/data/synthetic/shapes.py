@@ -7,12 +7,13 @@ one for the positive side), cylinder 0 side, 1 top, 2 bottom, sphere 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
+"""float32."""
 MISS = np.float32(np.inf)
 # For each box axis: the axes along which u grows to the right and v grows downwards, seen from outside with z up.
 BOX_UV = {0: (1, 2), 1: (0, 2), 2: (0, 1)}
@@ -48,7 +49,7 @@ def _slabs(half: Array, origin: Array, direction: Array) -> tuple[Array, Array]:
     """Entry and exit distances [N, 3] per axis of an axis-aligned box with half sizes `half`."""
     safe = np.where(np.abs(direction) < 1e-9, np.float32(1e-9), direction)
     first, second = (-half - origin) / safe, (half - origin) / safe
-    return np.minimum(first, second).astype(np.float32), np.maximum(first, second).astype(np.float32)
+    return np.minimum(first, second), np.maximum(first, second)
 
 
 @dataclass(frozen=True)

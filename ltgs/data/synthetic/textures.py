@@ -18,11 +18,12 @@ Colour = tuple[int, ...]
 """Red, green, blue in 0..255."""
 Painter = Callable[[int, int, np.random.Generator], Image]
 
-WORDS = (
+_WORDS = (
     "ALMOND|HARBOUR|No. 7|TEA|ORBIT|1962|FIELD|notes|COPPER|North|LIME|atlas|RADIO|Garden|SALT|paper|"
     "DELTA|MOON|OAK|Summer|42 g|river|BAKERY|QUARTZ|fig|ECHO|Lantern|VELVET|PINE|STONE|amber|COAST|Linen|"
     "JUNIPER|east|ROOM 12|CEDAR|mint"
-).split("|")
+)
+WORDS = _WORDS.split("|")
 FONTS = (
     cv2.FONT_HERSHEY_SIMPLEX,
     cv2.FONT_HERSHEY_DUPLEX,

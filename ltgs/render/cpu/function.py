@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
@@ -74,6 +75,7 @@ class _Rasterise(torch.autograd.Function):
         return rgb, alpha, depth, image, visible
 
     @staticmethod
+    @once_differentiable  # type: ignore[misc]
     def backward(ctx: Any, *upstream: Tensor | None) -> Any:
         g_rgb, g_alpha, g_depth, g_image = (None if g is None else _plain(g) for g in upstream[:4])
         poses, features, rgb, image, *parameters = ctx.saved_tensors

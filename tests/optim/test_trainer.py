@@ -1,0 +1,106 @@
+"""Training fits photos, resumes exactly, repeats exactly, and stops with a clear error when numbers break."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from ltgs.core.cameras import Camera, stack_cameras
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.se3 import make_rigid
+from ltgs.errors import ConvergenceError
+from ltgs.optim.growth import GrowthConfig
+from ltgs.optim.initialize import InitConfig, TrainingPhoto, gaussians_from_points, points_from_pixels
+from ltgs.optim.residual import expected_residual
+from ltgs.optim.trainer import TrainConfig, train
+from ltgs.render import render
+
+CONFIG = TrainConfig(
+    steps=60, cap=900, sh_degree=1, half_resolution_steps=10, growth=GrowthConfig(every=10, start=10), stop_window=1000
+)
+
+
+@pytest.fixture(scope="module")
+def capture() -> tuple[list[TrainingPhoto], np.ndarray, np.ndarray]:
+    """Six photos of a coloured blob cloud, and points near its Gaussians."""
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-0.5, 0.5, (300, 3)) + [0, 0, 3]
+    colours = rng.uniform(0, 1, (300, 3))
+    truth = gaussians_from_points(points, colours, sh_degree=0)
+    truth = Gaussians(truth.means, truth.quats, truth.log_scales, torch.full((300,), 2.0), truth.sh)
+    photos = []
+    for i in range(6):
+        pose = make_rigid(np.eye(3), np.array([0.3 * (i - 2.5), 0.1 * (i % 2), 0]))
+        camera = Camera(f"{i}.png", 0, 64, 48, np.array([[60.0, 0, 32], [0, 60.0, 24], [0, 0, 1]]), pose)
+        rgb = render(truth, stack_cameras([camera])).rgb[0].clamp(0, 1).numpy()
+        photos.append(TrainingPhoto(camera, (rgb * 255 + 0.5).astype(np.uint8)))
+    return photos, points + rng.normal(0, 0.01, points.shape), colours
+
+
+def test_training_lowers_the_loss_and_respects_the_cap(capture):
+    losses = []
+    result = train(*capture, extent=1.0, config=CONFIG, progress=lambda e: losses.append(e.figures["loss"]))
+    short = train(*capture, extent=1.0, config=dataclasses.replace(CONFIG, steps=4))
+    assert result.figures["train_loss"] < 0.7 * short.figures["train_loss"]
+    assert len(result.gaussians) <= CONFIG.cap
+    np.testing.assert_allclose(result.exposures.mean(0), np.eye(3, 4), atol=1e-4)
+
+
+def test_same_seed_gives_identical_bits(capture):
+    a, b = (train(*capture, extent=1.0, config=CONFIG, seed=3) for _ in range(2))
+    for name, tensor in a.gaussians.tensors().items():
+        assert torch.equal(tensor, b.gaussians.tensors()[name]), name
+
+
+def test_resume_from_a_checkpoint_is_exact(capture):
+    kept = {}
+    config = dataclasses.replace(CONFIG, checkpoint_every=25)
+    straight = train(
+        *capture, extent=1.0, config=config,
+        save_checkpoint=lambda step, state: kept.update({step: {k: v.clone() for k, v in state.items()}}),
+    )
+    resumed = train(*capture, extent=1.0, config=config, resume_from=kept[25])
+    for name, tensor in straight.gaussians.tensors().items():
+        assert torch.equal(tensor, resumed.gaussians.tensors()[name]), name
+
+
+def test_a_constant_exposure_difference_goes_to_the_photo_not_the_scene(capture):
+    photos, xyz, rgb = capture
+    darker = [
+        dataclasses.replace(p, rgb=(p.rgb * 0.7).astype(np.uint8)) if i == 0 else p for i, p in enumerate(photos)
+    ]
+    result = train(darker, xyz, rgb, extent=1.0, config=dataclasses.replace(CONFIG, steps=200, lr_exposure=5e-3))
+    gain = result.exposures[:, :, :3].sum((1, 2)) / 3
+    assert gain[0] < gain[1:].min() - 0.05
+
+
+def test_non_finite_parameters_are_reported(capture):
+    photos, xyz, rgb = capture
+    with pytest.raises(ConvergenceError, match="step"):
+        train(photos, xyz, rgb, extent=float("nan"), config=CONFIG)
+
+
+def test_no_photos_is_refused():
+    with pytest.raises(ValueError, match="at least one photo"):
+        train([], np.zeros((9, 3)), np.zeros((9, 3)), extent=1.0, config=CONFIG)
+
+
+def test_expected_residual_is_higher_where_the_scene_is_wrong(capture):
+    photos, xyz, rgb = capture
+    result = train(photos, xyz, rgb, extent=1.0, config=CONFIG)
+    good = expected_residual(result.gaussians, photos, result.exposures)
+    broken = [dataclasses.replace(p, rgb=np.where(np.arange(64)[None, :, None] < 32, 255 - p.rgb, p.rgb)) for p in photos]
+    bad = expected_residual(result.gaussians, broken, result.exposures)
+    left = result.gaussians.means[:, 0] < -0.3
+    assert bad["mean"][left, 0].mean() > good["mean"][left, 0].mean() + 0.1
+    assert (good["num_views"] <= 6).all() and good["variance"].min() > 0
+
+
+def test_pixels_get_the_depth_of_their_neighbours(capture):
+    photos, xyz, _ = capture
+    plane = np.stack([*np.meshgrid(np.linspace(-1, 1, 20), np.linspace(-1, 1, 20)), np.full((20, 20), 3.0)], -1).reshape(-1, 3)
+    points, colours = points_from_pixels(photos, plane, count=100, config=InitConfig(), rng=np.random.default_rng(0))
+    inside = np.abs(points[:, :2]).max(1) < 0.9
+    np.testing.assert_allclose(points[inside, 2], 3.0, atol=1e-6)
+    assert colours.min() >= 0 and colours.max() <= 1
