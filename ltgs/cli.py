@@ -177,10 +177,10 @@ class Render(SceneCommand):
         from ltgs.pipeline.run import pick_backend
 
         kinds = parse_kinds(self.what)
+        backend, _ = pick_backend(self.backend)
         scene = SceneStore.open(self.scene).load()
         time = resolve_time(scene, self.time)
         cameras = [c.pinhole(time) for c in read_cameras(self.cameras)]
-        backend, _ = pick_backend(self.backend)
         with progress_sink(sys.stderr, quiet=self.quiet) as sink:
             written = render_images(scene.chronology, time, cameras, kinds, self.output, backend=backend, progress=sink)
         if not self.quiet:
@@ -364,7 +364,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 ok, 1 internal error, 2 usage, 3 input unusable, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] in (["--version"], ["-V"]):
+    if arguments[:1] == ["--version"]:
         print(f"ltgs {__version__}")
         return 0
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")

@@ -10,7 +10,7 @@ import pytest
 # One thread makes timings and rounding the same everywhere; must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from helpers import REPOSITORY, TinyCapture, make_tiny_capture, run_ltgs, settings
+from helpers import REPOSITORY, TinyCapture, call_ltgs, make_tiny_capture, settings
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,7 @@ def tiny_capture(tmp_path_factory: pytest.TempPathFactory) -> TinyCapture:
 def tiny_scene(tiny_capture: TinyCapture, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny capture reconstructed with given cameras and every fifth photo of the first visit held out. Read-only."""
     scene = tmp_path_factory.mktemp("scene") / "tiny"
-    done = run_ltgs(
+    done = call_ltgs(
         "reconstruct", tiny_capture.photos, "-o", scene, "--preset", "cpu_small", "--cameras", tiny_capture.cameras,
         "--holdout-every", "5", *settings(), "--debug",
     )

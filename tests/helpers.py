@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -122,6 +124,16 @@ def _write(path: Path, state: Gaussians, camera: Camera, light: np.ndarray) -> N
 def settings(values: tuple[str, ...] = FAST) -> list[str]:
     """Command-line words for single settings."""
     return [word for value in values for word in ("--set", value)]
+
+
+def call_ltgs(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process: the same code without the seconds of starting Python and loading torch."""
+    from ltgs.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([str(w) for w in words])
+    return subprocess.CompletedProcess([str(w) for w in words], code, out.getvalue(), err.getvalue())
 
 
 def run_ltgs(*words: str | Path, env: dict[str, str] | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:

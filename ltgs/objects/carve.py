@@ -111,7 +111,8 @@ def find_vacated(
             trial, after = _peel(gaussians, kept, free, members, lift, compare, config)
             explained, footprint, holes = removal_benefit(views, after)
             log.debug("set of %d at %s: explained %.2f of %d px, holes %.2f", len(members), centre, explained, footprint, holes)
-            if footprint < config.min_footprint * views[0].mask.size or holes > config.max_holes or explained < config.explained:
+            too_small = footprint < config.min_footprint * views[0].mask.size
+            if too_small or holes > config.max_holes or explained < config.explained:
                 continue
             found.append(VacatedSet((kept & ~trial).nonzero()[:, 0], explained, footprint))
             kept, views, progress = trial, after, True

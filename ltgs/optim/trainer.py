@@ -205,8 +205,8 @@ class _Trainer:
         value = float(loss.detach())
         if not math.isfinite(value) or out.num_dropped:
             raise ConvergenceError(
-                f"Training broke at step {self.step} on {self.photos[index].camera.name}: loss {value}, {out.num_dropped} Gaussians "
-                "not finite. Lower the learning rates or check the poses; the last checkpoint is intact."
+                f"Training broke at step {self.step} on {self.photos[index].camera.name}: loss {value}, {out.num_dropped} "
+                "Gaussians not finite. Lower the learning rates or check the poses; the last checkpoint is intact."
             )
         self.losses.append(value)
         if probe is not None and probe.grad is not None:

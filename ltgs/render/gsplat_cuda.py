@@ -32,8 +32,7 @@ def _gsplat() -> Any:
 
 def _finite(gaussians: Gaussians) -> Tensor:
     """[N] bool: gsplat does not skip a Gaussian with a non-finite parameter, and one of them can spoil a whole image."""
-    count = len(gaussians)
-    flat = torch.cat([t.detach().reshape(count, -1) for t in gaussians.tensors().values()], 1)
+    flat = torch.cat([t.detach().unsqueeze(-1).flatten(1) for t in gaussians.tensors().values()], 1)
     return flat.isfinite().all(1) & (gaussians.quats.detach().norm(dim=-1) > 0)
 
 

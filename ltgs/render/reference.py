@@ -77,7 +77,7 @@ def _render_one(
     """One camera: rgb [H, W, 3], alpha, depth [H, W, 1], features, visible [N], dropped."""
     width, height, dtype = cameras.width, cameras.height, gaussians.means.dtype
     count = len(gaussians)
-    finite = torch.cat([t.detach().reshape(count, -1) for t in gaussians.tensors().values()], 1).isfinite().all(1)
+    finite = torch.cat([t.detach().unsqueeze(-1).flatten(1) for t in gaussians.tensors().values()], 1).isfinite().all(1)
     finite &= gaussians.quats.detach().norm(dim=-1) > 0
     chosen = finite.nonzero()[:, 0]
     splats: dict[str, Tensor] = {}

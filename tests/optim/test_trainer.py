@@ -98,7 +98,7 @@ def test_expected_residual_is_higher_where_the_scene_is_wrong(capture):
 
 
 def test_pixels_get_the_depth_of_their_neighbours(capture):
-    photos, xyz, _ = capture
+    photos, _, _ = capture
     plane = np.stack([*np.meshgrid(np.linspace(-1, 1, 20), np.linspace(-1, 1, 20)), np.full((20, 20), 3.0)], -1).reshape(-1, 3)
     points, colours = points_from_pixels(photos, plane, count=100, config=InitConfig(), rng=np.random.default_rng(0))
     inside = np.abs(points[:, :2]).max(1) < 0.9

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from helpers import REPOSITORY, TinyCapture, run_ltgs, settings
+from helpers import REPOSITORY, TinyCapture, call_ltgs, run_ltgs, settings
 
 from ltgs.io.scene_store import SceneStore
 
-SLOW = (*settings(), *settings(("train.steps=200", "checkpoint_every=25")))
+SLOW = (*settings(), *settings(("train.steps=150", "checkpoint_every=25")))
 
 
 def words_for(capture: TinyCapture, scene: Path, photos: Path | None = None) -> list[str]:
@@ -47,20 +47,20 @@ def stop_when(words: list[str], condition: Callable[[dict], bool], number: int) 
 
 
 def in_training(event: dict) -> bool:
-    return event.get("stage") == "train" and event.get("done", 0) >= 100
+    return event.get("stage") == "train" and event.get("done", 0) >= 50
 
 
 def test_kill_while_training_then_resume_gives_the_same_scene(tiny_capture: TinyCapture, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     shutil.copytree(tiny_capture.photos / "2024-01-05", photos / "2024-01-05")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = run_ltgs(*words_for(tiny_capture, whole, photos))
+    done = call_ltgs(*words_for(tiny_capture, whole, photos))
     assert done.returncode == 0, done.stderr
     code, _ = stop_when(words_for(tiny_capture, killed, photos), in_training, signal.SIGKILL)
     assert code == -signal.SIGKILL
-    assert run_ltgs("verify", killed).returncode == 0
-    assert run_ltgs("info", killed).returncode == 3, "nothing is committed yet, and the message says so"
-    done = run_ltgs(*words_for(tiny_capture, killed, photos), "--resume")
+    assert call_ltgs("verify", killed).returncode == 0
+    assert call_ltgs("info", killed).returncode == 3, "nothing is committed yet, and the message says so"
+    done = call_ltgs(*words_for(tiny_capture, killed, photos), "--resume")
     assert done.returncode == 0, done.stderr
     assert "continuing at step" in done.stderr
     a, b = SceneStore.open(whole).load(), SceneStore.open(killed).load()
@@ -75,11 +75,11 @@ def test_terminate_writes_a_checkpoint_and_says_how_to_go_on(tiny_capture: TinyC
     assert code == 130
     assert "Continue with: ltgs reconstruct" in errors and "--resume" in errors and "Traceback" not in errors
     note = json.loads((scene / "stages" / "train" / "latest.json").read_text())
-    assert note["step"] >= 100
+    assert note["step"] >= 50
     # Other inputs are not mixed into a started run.
-    done = run_ltgs(*words_for(tiny_capture, scene), "--resume", "--set", "train.cap=999")
+    done = call_ltgs(*words_for(tiny_capture, scene), "--resume", "--set", "train.cap=999")
     assert done.returncode == 2 and "train.cap" in done.stderr and "--overwrite" in done.stderr
-    done = run_ltgs("reconstruct", tiny_capture.photos, "-o", scene, "--preset", "cpu_small", *SLOW, "--resume")
+    done = call_ltgs("reconstruct", tiny_capture.photos, "-o", scene, "--preset", "cpu_small", *SLOW, "--resume")
     assert done.returncode == 2 and "--cameras" in done.stderr
 
 
@@ -93,11 +93,11 @@ def test_kill_in_an_update_keeps_the_past_and_the_same_command_completes(
     code, _ = stop_when(["update", str(scene), str(folder)], lambda e: e.get("stage") == "change", signal.SIGKILL)
     assert code == -signal.SIGKILL
     assert (scene / "manifest.json").read_bytes() == before
-    assert run_ltgs("verify", scene).returncode == 0
-    done = run_ltgs("update", scene, folder)
+    assert call_ltgs("verify", scene).returncode == 0
+    done = call_ltgs("update", scene, folder)
     assert done.returncode == 0, done.stderr
     assert len(SceneStore.open(scene).load().visits) == 4
-    assert run_ltgs("verify", scene).returncode == 0
+    assert call_ltgs("verify", scene).returncode == 0
 
 
 def test_resume_with_other_photos_is_refused(tiny_scene: Path, tiny_capture: TinyCapture, tmp_path: Path) -> None:
@@ -109,10 +109,10 @@ def test_resume_with_other_photos_is_refused(tiny_scene: Path, tiny_capture: Tin
         *settings(), "--resume",
     ]
     (photos / "2024-01-05" / "IMG_3.png").write_bytes((photos / "2024-01-05" / "IMG_4.png").read_bytes())
-    done = run_ltgs(*words)
+    done = call_ltgs(*words)
     assert done.returncode == 2 and "IMG_3.png" in done.stderr and "changed" in done.stderr
     (photos / "2024-01-05" / "IMG_3.png").unlink()
-    done = run_ltgs(*words)
+    done = call_ltgs(*words)
     assert done.returncode == 2 and "missing" in done.stderr
 
 
@@ -121,7 +121,7 @@ def test_a_new_visit_folder_is_picked_up_by_resume(tiny_scene: Path, tiny_captur
     shutil.copytree(tiny_scene, scene)
     shutil.copytree(tiny_capture.photos, photos)
     shutil.copytree(photos / "2024-03-20", photos / "2024-04-20")
-    done = run_ltgs(
+    done = call_ltgs(
         "reconstruct", photos, "-o", scene, "--preset", "cpu_small", "--cameras", tiny_capture.cameras, "--holdout-every", "5",
         *settings(), "--resume",
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import HEIGHT, WIDTH, TinyCapture, run_ltgs, settings
+from helpers import HEIGHT, WIDTH, TinyCapture, call_ltgs, settings
 from PIL import Image
 
 from ltgs.io.cameras_json import read_cameras_json
@@ -17,7 +17,7 @@ from ltgs.io.scene_store import SceneStore
 
 
 def info(scene: Path) -> dict:
-    done = run_ltgs("info", scene, "--json")
+    done = call_ltgs("info", scene, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -45,7 +45,7 @@ def test_scene_holds_every_visit(tiny_scene: Path, tiny_capture: TinyCapture) ->
 
 
 def test_given_poses_are_taken_exactly(tiny_scene: Path, tiny_capture: TinyCapture, tmp_path: Path) -> None:
-    done = run_ltgs("export", tiny_scene, "--cameras", tmp_path / "c.json")
+    done = call_ltgs("export", tiny_scene, "--cameras", tmp_path / "c.json")
     assert done.returncode == 0, done.stderr
     given = {c.name: c for c in read_cameras_json(tiny_capture.cameras)}
     written = {c.name: c for c in read_cameras_json(tmp_path / "c.json")}
@@ -57,7 +57,7 @@ def test_given_poses_are_taken_exactly(tiny_scene: Path, tiny_capture: TinyCaptu
 
 
 def test_verify_proves_the_scene(tiny_scene: Path) -> None:
-    done = run_ltgs("verify", tiny_scene)
+    done = call_ltgs("verify", tiny_scene)
     assert done.returncode == 0 and "sound" in done.stdout
 
 
@@ -68,15 +68,15 @@ def test_verify_finds_a_flipped_bit_and_goes_back(tiny_scene: Path, tmp_path: Pa
     data = bytearray(manifest.read_bytes())
     data[len(data) // 2] ^= 4
     manifest.write_bytes(bytes(data))
-    done = run_ltgs("verify", scene)
+    done = call_ltgs("verify", scene)
     assert done.returncode == 3 and "manifest.json" in done.stdout and "--restore-previous" in done.stdout
-    done = run_ltgs("verify", scene, "--restore-previous")
+    done = call_ltgs("verify", scene, "--restore-previous")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(info(scene)["captures"]) == 2
 
 
 def test_held_out_photos_are_evaluated(tiny_scene: Path, tmp_path: Path) -> None:
-    done = run_ltgs("eval", tiny_scene, "--json", tmp_path / "e.json")
+    done = call_ltgs("eval", tiny_scene, "--json", tmp_path / "e.json")
     assert done.returncode == 0, done.stderr
     body = json.loads((tmp_path / "e.json").read_text())
     assert body["kind"] == "held-out photos" and body["num_images"] == 2
@@ -89,7 +89,7 @@ def test_held_out_photos_are_evaluated(tiny_scene: Path, tmp_path: Path) -> None
 
 def test_test_photos_are_evaluated_per_visit(tiny_scene: Path, tiny_capture: TinyCapture, tmp_path: Path) -> None:
     words = ["--test", tiny_capture.test, "--test-cameras", tiny_capture.test_cameras]
-    done = run_ltgs("eval", tiny_scene, *words, "--json", "-")
+    done = call_ltgs("eval", tiny_scene, *words, "--json", "-")
     assert done.returncode == 0, done.stderr
     body = json.loads(done.stdout)
     assert [t["time"] for t in body["times"]] == [0, 1, 2] and body["num_images"] == 3
@@ -98,14 +98,14 @@ def test_test_photos_are_evaluated_per_visit(tiny_scene: Path, tiny_capture: Tin
     broken = tmp_path / "test"
     shutil.copytree(tiny_capture.test, broken)
     (broken / "2024-02-10" / "IMG_91.png").write_bytes(b"")
-    done = run_ltgs("eval", tiny_scene, "--test", broken, "--test-cameras", tiny_capture.test_cameras)
+    done = call_ltgs("eval", tiny_scene, "--test", broken, "--test-cameras", tiny_capture.test_cameras)
     assert done.returncode == 0 and "IMG_91.png" in done.stderr and "2 test photos" in done.stdout
-    done = run_ltgs("eval", tiny_scene, "--test", tmp_path, "--test-cameras", tiny_capture.test_cameras)
+    done = call_ltgs("eval", tiny_scene, "--test", tmp_path, "--test-cameras", tiny_capture.test_cameras)
     assert done.returncode == 3 and "none of the 3" in done.stderr
 
 
 def test_rendering_resembles_the_test_photo(tiny_scene: Path, tiny_capture: TinyCapture, tmp_path: Path) -> None:
-    done = run_ltgs(
+    done = call_ltgs(
         "render", tiny_scene, "--time", "2024-01-05", "--cameras", tiny_capture.test_cameras, "--what", "rgb,depth,alpha,objects",
         "-o", tmp_path,
     )
@@ -118,10 +118,10 @@ def test_rendering_resembles_the_test_photo(tiny_scene: Path, tiny_capture: Tiny
 
 
 def test_exports(tiny_scene: Path, tmp_path: Path) -> None:
-    done = run_ltgs("export", tiny_scene, "--time", "1", "--format", "ply", "-o", tmp_path / "x.ply")
+    done = call_ltgs("export", tiny_scene, "--time", "1", "--format", "ply", "-o", tmp_path / "x.ply")
     assert done.returncode == 0, done.stderr
     assert len(read_ply(tmp_path / "x.ply")) > 500
-    done = run_ltgs("export", tiny_scene, "--time", "all", "--format", "splat", "-o", tmp_path / "frames")
+    done = call_ltgs("export", tiny_scene, "--time", "all", "--format", "splat", "-o", tmp_path / "frames")
     assert done.returncode == 0, done.stderr
     assert sorted(p.name for p in (tmp_path / "frames").iterdir()) == [f"frame000{t}.splat" for t in range(3)]
     assert all(p.stat().st_size % 32 == 0 for p in (tmp_path / "frames").iterdir())
@@ -129,7 +129,7 @@ def test_exports(tiny_scene: Path, tmp_path: Path) -> None:
 
 def test_resuming_a_finished_scene_changes_nothing(tiny_scene: Path, tiny_capture: TinyCapture) -> None:
     before = (tiny_scene / "manifest.json").read_bytes()
-    done = run_ltgs(
+    done = call_ltgs(
         "reconstruct", tiny_capture.photos, "-o", tiny_scene, "--preset", "cpu_small", "--cameras", tiny_capture.cameras,
         "--holdout-every", "5", *settings(), "--resume",
     )
@@ -161,7 +161,7 @@ def fourth_visit(tiny_capture: TinyCapture, tmp_path: Path) -> Path:
 
 def test_bad_files_are_named_and_change_nothing(scene_copy: Path, fourth_visit: Path) -> None:
     before = SceneStore.open(scene_copy).load()
-    done = run_ltgs("update", scene_copy, fourth_visit)
+    done = call_ltgs("update", scene_copy, fourth_visit)
     assert done.returncode == 0, done.stderr
     body = info(scene_copy)
     photos = {p["name"].split("/")[1]: p for p in body["captures"][3]["photos"]}
@@ -181,11 +181,11 @@ def test_bad_files_are_named_and_change_nothing(scene_copy: Path, fourth_visit: 
         assert np.array_equal(tensor.numpy(), after.chronology.background.tensors()[name].numpy()), "the past is not touched"
     for key, track in before.chronology.tracks.items():
         assert np.array_equal(track.presence, after.chronology.tracks[key].presence[:3])
-    assert run_ltgs("verify", scene_copy).returncode == 0
+    assert call_ltgs("verify", scene_copy).returncode == 0
 
 
 def test_localised_poses_agree_with_the_truth(scene_copy: Path, fourth_visit: Path, tiny_capture: TinyCapture) -> None:
-    assert run_ltgs("update", scene_copy, fourth_visit, "--quiet").returncode == 0
+    assert call_ltgs("update", scene_copy, fourth_visit, "--quiet").returncode == 0
     truth = {c.name: c for c in read_cameras_json(tiny_capture.cameras)}
     for camera in info(scene_copy)["cameras"]:
         if camera["time"] != 3:
@@ -197,13 +197,13 @@ def test_localised_poses_agree_with_the_truth(scene_copy: Path, fourth_visit: Pa
 
 
 def test_repeating_an_update_is_safe(scene_copy: Path, fourth_visit: Path) -> None:
-    assert run_ltgs("update", scene_copy, fourth_visit, "--quiet").returncode == 0
+    assert call_ltgs("update", scene_copy, fourth_visit, "--quiet").returncode == 0
     generation = SceneStore.open(scene_copy).generation
-    done = run_ltgs("update", scene_copy, fourth_visit)
+    done = call_ltgs("update", scene_copy, fourth_visit)
     assert done.returncode == 0 and "nothing to do" in done.stderr
     assert SceneStore.open(scene_copy).generation == generation
     (fourth_visit / "IMG_7.png").unlink()
-    done = run_ltgs("update", scene_copy, fourth_visit)
+    done = call_ltgs("update", scene_copy, fourth_visit)
     assert done.returncode == 2 and "IMG_7.png" in done.stderr and "missing" in done.stderr
 
 
@@ -213,7 +213,7 @@ def test_a_visit_of_another_place_is_stored_but_decides_nothing(scene_copy: Path
     for k in range(2):
         noise = np.random.default_rng(k).integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)
         Image.fromarray(noise).save(folder / f"{k}.png")
-    done = run_ltgs("update", scene_copy, folder)
+    done = call_ltgs("update", scene_copy, folder)
     assert done.returncode == 0, done.stderr
     body = info(scene_copy)
     assert not any(p["localised"] for p in body["captures"][3]["photos"])
@@ -226,21 +226,21 @@ def test_a_visit_of_unreadable_files_only(scene_copy: Path, tmp_path: Path) -> N
     folder = tmp_path / "2024-07-01"
     folder.mkdir()
     (folder / "a.jpg").write_bytes(b"")
-    done = run_ltgs("update", scene_copy, folder)
+    done = call_ltgs("update", scene_copy, folder)
     assert done.returncode == 0 and "a.jpg" in done.stderr
     assert info(scene_copy)["captures"][3]["photos"][0]["localised"] is False
 
 
 def test_earlier_visits_are_refused(scene_copy: Path, fourth_visit: Path) -> None:
-    done = run_ltgs("update", scene_copy, fourth_visit, "--time", "2024-02-01")
+    done = call_ltgs("update", scene_copy, fourth_visit, "--time", "2024-02-01")
     assert done.returncode == 2 and "only appends" in done.stderr and "2024-03-20" in done.stderr
-    done = run_ltgs("update", scene_copy, fourth_visit, "--time", "last summer")
+    done = call_ltgs("update", scene_copy, fourth_visit, "--time", "last summer")
     assert done.returncode == 2 and "2024-03-01" in done.stderr
     assert len(info(scene_copy)["captures"]) == 3
 
 
 def test_json_events_and_summary(scene_copy: Path, fourth_visit: Path) -> None:
-    done = run_ltgs("update", scene_copy, fourth_visit, "--json")
+    done = call_ltgs("update", scene_copy, fourth_visit, "--json")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert all(e["event"] == "progress" for e in lines[:-1])
     assert lines[-1]["event"] == "done" and lines[-1]["committed"] == [3]

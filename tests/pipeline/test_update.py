@@ -104,7 +104,8 @@ def advance(scene: Scene, photos: list[TrainingPhoto]) -> tuple[Scene, list]:
     update = update_visit(scene, photos, [], config=CONFIG)
     t = scene.chronology.num_times
     records = tuple(PhotoRecord(p.camera.name, t, "", True, camera=p.camera) for p in photos)
-    longer = dataclasses.replace(scene, chronology=update.chronology, visits=(*scene.visits, VisitRecord(t, str(t), None, records)))
+    visits = (*scene.visits, VisitRecord(t, str(t), None, records))
+    longer = dataclasses.replace(scene, chronology=update.chronology, visits=visits)
     return longer, [e for e in update.chronology.events if e.time == t]
 
 

@@ -39,4 +39,5 @@ def as_float32(gaussians: Gaussians, cameras: Cameras) -> tuple[Gaussians, Camer
 def as_float64(gaussians: Gaussians, cameras: Cameras) -> tuple[Gaussians, Cameras]:
     """Exactly the float32 numbers in float64, so that both renderers see the same scene."""
     large = Gaussians(**{k: v.detach().double() for k, v in gaussians.tensors().items()})
-    return large, Cameras(cameras.K.double(), cameras.cam_from_world.detach().double(), cameras.width, cameras.height, cameras.names)
+    pose = cameras.cam_from_world.detach().double()
+    return large, Cameras(cameras.K.double(), pose, cameras.width, cameras.height, cameras.names)

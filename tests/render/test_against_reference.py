@@ -28,7 +28,8 @@ def _run(
     assert isinstance(loss, Tensor)
     loss.backward()
     leaves = {**leaves, "cam_from_world": pose, "features": extra}
-    return {k: v.detach() for k, v in images.items()}, {k: v.grad if v.grad is not None else torch.zeros_like(v) for k, v in leaves.items()}
+    grads = {k: v.grad if v.grad is not None else torch.zeros_like(v) for k, v in leaves.items()}
+    return {k: v.detach() for k, v in images.items()}, grads
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:
@@ -50,11 +51,12 @@ def compare(
     images, grads = _run(*small, features, weights, "cpu", antialiased)
     want_images, want_grads = _run(*large, features.double(), weights, "reference", antialiased)
     for name, want in want_images.items():
-        # depth and random features reach values of 5, colours of 2; 2e-6 of unit scale was the measured worst for rgb
-        limit = 2e-6 if name in ("rgb", "alpha") else 2e-5
+        # Measured worst over 4 seeds, 3 instruction sets: rgb 1e-6, alpha 1.9e-6, features 3.8e-6, depth (values of 5) 1.1e-5.
+        # What remains is float32 rounding of the splat centres and conics, which grows with the distance to the centre.
+        limit = 3e-5 if name == "depth" else 5e-6
         assert float((images[name].double() - want).abs().max()) < limit, name
     for name, want in want_grads.items():
-        assert relative_error(grads[name], want) < 2e-5, name
+        assert relative_error(grads[name], want) < 2e-5, name  # measured worst: 1e-5 with one Gaussian, 4e-6 otherwise
 
 
 @pytest.mark.parametrize("isa", available_isas())

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ltgs.core.cameras import Camera
 from ltgs.core.se3 import invert_rigid, rotation_angle_deg
-from ltgs.data.synthetic.layout import ObjectModel, Piece, Visit, piece_corners, world_from_object
+from ltgs.data.synthetic.layout import ObjectModel, Visit, piece_corners, world_from_object
 from ltgs.data.synthetic.room import RoomModel
 from ltgs.data.synthetic.tracer import Part, RenderConfig, Texture, bake, render_photo, trace
 
@@ -297,6 +297,3 @@ def _truth_changes(model: RoomModel, seed: int) -> dict[str, Any]:
             }
         )
     return {"scene": model.name, "seed": seed, "timesteps": steps}
-
-
-__all__ = ["FOCAL_35MM", "Piece", "WriteConfig", "write_room"]
