@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 install: $(STAMP)
 
 # torch comes first and from the constraints file, so that no other package pulls in a CUDA build.
-$(STAMP): pyproject.toml CMakeLists.txt constraints-ci.txt $(wildcard ltgs/native/*.cpp ltgs/native/*.h ltgs/native/*.hpp)
+$(STAMP): pyproject.toml CMakeLists.txt constraints-ci.txt $(wildcard ltgs/native/src/*.cpp ltgs/native/src/*.h)
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-ci.txt torch numpy
@@ -30,7 +30,7 @@ lint: install
 	$(BIN)/mypy
 
 demo: install
-	$(BIN)/ltgs reconstruct datasets/sample_room/photos -o $(DEMO_SCENE) --preset cpu_small --resume
+	$(BIN)/ltgs reconstruct datasets/sample_room/photos -o $(DEMO_SCENE) --preset cpu_small --holdout-every 8 --resume
 	$(BIN)/ltgs info $(DEMO_SCENE)
 	$(BIN)/ltgs eval $(DEMO_SCENE)
 	@if [ "$(OPEN)" != "0" ]; then $(BIN)/ltgs view $(DEMO_SCENE) --port $(PORT); fi

@@ -15,8 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, subcommand
 
-from ltgs import __version__
-from ltgs.cli_text import internal_error, print_scene, print_table, run_and_report, sanitise_stream_errors, write_json
+from ltgs import __version__, cli_text
 from ltgs.errors import InputError, LtgsError, MissingDependency, UsageError
 
 EXIT_INTERRUPTED = 130
@@ -88,7 +87,7 @@ class Reconstruct(Command):
         job = Job(self.photos, self.output, config, self.cameras, self.times, self.resume, self.overwrite)
         words = [a for a in sys.argv[1:] if a not in ("--overwrite", "--resume")]
         again = shlex.join(["ltgs", *words, "--resume"])
-        return run_and_report(
+        return cli_text.run_and_report(
             self.output, lambda sink: reconstruct(job, progress=sink), quiet=self.quiet, as_json=self.json, again=again
         )
 
@@ -120,7 +119,7 @@ class Update(SceneCommand):
             except ValueError:
                 raise UsageError(f"--time {self.time}: not a date. Write it as 2024-03-01 or 2024-03-01T14:30.") from None
         again = shlex.join(["ltgs", *sys.argv[1:]])
-        return run_and_report(
+        return cli_text.run_and_report(
             self.scene,
             lambda sink: add_visit(
                 self.scene, self.photos, captured_at=when, cameras=self.cameras, backend=self.backend, progress=sink
@@ -226,10 +225,10 @@ class Eval(SceneCommand):
             print(f"warning: {text}", file=sys.stderr)
         to_stdout = self.json is not None and str(self.json) == "-"
         if self.json is not None:
-            write_json(self.json, evaluation_json(result, scene))
+            cli_text.write_json(self.json, evaluation_json(result, scene))
         if not to_stdout:
             if result.images:
-                print_table(f"{len(result.images)} {result.kind}", evaluation_rows(result, scene))
+                cli_text.print_table(f"{len(result.images)} {result.kind}", evaluation_rows(result, scene))
             else:
                 print(NO_HELD_OUT)
         return 0
@@ -284,9 +283,9 @@ class Info(SceneCommand):
         store = SceneStore.open(self.scene)
         scene = store.load()
         if self.json:
-            write_json(Path("-"), scene_info(store, scene))
+            cli_text.write_json(Path("-"), scene_info(store, scene))
         else:
-            print_scene(scene, scene_info(store, scene))
+            cli_text.print_scene(scene, scene_info(store, scene))
         return 0
 
 
@@ -351,7 +350,7 @@ class Data(Command):
             return 0
         if self.name not in catalogue:
             raise UsageError(f"There is no entry {self.name!r}. Choose one of {', '.join(sorted(catalogue))}.")
-        print(catalogue[self.name].card)
+        print(cli_text.read_text(catalogue[self.name].card))
         return 0
 
 
@@ -377,7 +376,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        sanitise_stream_errors()
+        cli_text.sanitise_stream_errors()
         return 0
     except LtgsError as error:
         if debug:
@@ -385,7 +384,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except Exception as error:
-        return internal_error(error, debug=debug)
+        return cli_text.internal_error(error, debug=debug)
 
 
 def _parse(arguments: list[str]) -> Any:
@@ -398,4 +397,3 @@ def _parse(arguments: list[str]) -> Any:
         prog="ltgs", args=arguments or ["--help"], config=(FlagCreatePairsOff,),
         description="Living 3-D Gaussian scenes with a timeline, from folders of photos.",
     )
-

@@ -150,6 +150,16 @@ def print_scene(scene: Scene, info: dict[str, Any]) -> None:
         print(f"Peak memory: {info['peak_memory_mb']:.0f} MiB")
 
 
+def read_text(path: Path) -> str:
+    """A text file of this package.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with explained("read", path):
+        return path.read_text(encoding="utf-8")
+
+
 def sanitise_stream_errors() -> None:
     """Point standard output at nothing after its reader went away, so that Python's exit does not fail on flushing."""
     devnull = os.open(os.devnull, os.O_WRONLY)

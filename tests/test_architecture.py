@@ -124,7 +124,7 @@ def test_house_rules(path: Path) -> None:
             where = f"{relative(path)}:{node.lineno}"
             assert node.type is not None, f"{where}: a bare except also catches Ctrl-C"
             # A handler that does nothing must at least say why.
-            explained = "#" in (ast.get_source_segment(source, node) or "")
+            explained = any("#" in line for line in source.splitlines()[node.lineno - 1 : node.end_lineno])
             assert [type(s) for s in node.body] != [ast.Pass] or explained, f"{where}: a silent except hides errors"
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
             allowed = relative(path) in ("ltgs/cli.py", "ltgs/cli_text.py", "ltgs/data/synthetic/__main__.py")

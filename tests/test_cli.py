@@ -144,7 +144,7 @@ def test_exit_codes_of_other_ends(
         raise error
 
     monkeypatch.setattr(cli.Doctor, "run", stop)
-    monkeypatch.setattr(cli, "sanitise_stream_errors", lambda: None)
+    monkeypatch.setattr(cli.cli_text, "sanitise_stream_errors", lambda: None)
     assert call(capsys, "doctor")[0] == code
 
 

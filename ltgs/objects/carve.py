@@ -37,7 +37,7 @@ class CarveConfig:
     """Smallest candidate set: pixels in its best view relative to the image area."""
     min_footprint: float = 8e-4
     """Smallest set that counts as an object: altered pixels of all views together relative to the image area."""
-    explained: float = 0.3
+    explained: float = 0.22
     """Share of a set's pixels that must match the captures once it is gone."""
     max_holes: float = 0.8
     """A set whose removal leaves more than this share of its pixels empty proves nothing."""

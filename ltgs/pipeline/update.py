@@ -25,7 +25,7 @@ from ltgs.core.views import ComparedView
 from ltgs.objects.associate import AssociateConfig, Match, match_instances
 from ltgs.objects.carve import CarveConfig, VacatedSet, find_vacated, hole_masks
 from ltgs.objects.hull import HullConfig, HullInstance, hull_instances
-from ltgs.objects.register import RegisterConfig
+from ltgs.objects.register import RegisterConfig, template_radius
 from ltgs.objects.templates import BuildConfig, build_template, cut_out, revealed_surface
 from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.refine import RefineConfig, RefineItem, refine_visit
@@ -58,6 +58,8 @@ class UpdateConfig:
     """Rounds of explaining what left and what came."""
     sure_views: float = 3.0
     """Gaussians seen by this many photos of the first visit or fewer count as hardly known."""
+    own_radius: float = 1.25
+    """New content whose centre lies this close to a placed object, in units of its radius, is that object's own error."""
     light_change: float = 0.06
     """Mean relative colour change against the visit before above which the light counts as changed."""
     exposure_scatter: float = 0.05
@@ -204,10 +206,27 @@ class _Update:
                     config=self.config.associate, register=self.config.register, rng=self.rng, backend=self.backend,
                 )
             matches += found
-            instances = [instances[i] for i in unmatched if i < num_outside]
+            instances = self._apart_from([instances[i] for i in unmatched if i < num_outside], known, matches)
             if not found:
                 break
         return known, matches, instances, views, holes
+
+    def _apart_from(
+        self, instances: Sequence[HullInstance], known: dict[int, KnownObject], matches: Sequence[Match]
+    ) -> list[HullInstance]:
+        """Instances that are not just what remains around an object placed a little wrong."""
+        apart = []
+        for instance in instances:
+            owner = next((
+                m.object_id for m in matches
+                if np.linalg.norm(instance.centroid - m.hypothesis.world_from_object[:3, 3])
+                < self.config.own_radius * template_radius(known[m.object_id].template)
+            ), None)
+            if owner is None:
+                apart.append(instance)
+            else:
+                self.undecided.append(f"What still differs around object {owner} is taken for its own error, not for a new object.")
+        return apart
 
     def _place(self, known: KnownObject, match: Match) -> Gaussians:
         return known.template.transformed(torch.as_tensor(match.hypothesis.world_from_object, dtype=torch.float32))

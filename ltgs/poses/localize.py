@@ -7,16 +7,20 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pycolmap
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ltgs.core.captures import Localization
 from ltgs.core.progress import Progress, ProgressEvent, silent
 from ltgs.io.posed import PosedPhoto
 from ltgs.poses.database import camera_key, from_pycolmap, guessed_camera, rigid4, to_pycolmap
-from ltgs.poses.features import FeatureConfig, PhotoFeatures, PhotoInput, features_of_all
+from ltgs.poses.features import FeatureConfig, PhotoFeatures, PhotoInput, detection_scale, features_of_all
 from ltgs.poses.gauge import camera_center
 from ltgs.poses.map import LocalizationMap
+from ltgs.poses.mapping import wild_camera
 from ltgs.poses.matching import match_descriptors, preview_indices, preview_scores, preview_stack, unit_descriptors
 
+Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LocalizeConfig:
@@ -32,13 +36,17 @@ class LocalizeConfig:
     max_angle_rad: float = 0.8
     """Angle between matched descriptors, radians."""
     max_error_px: float = 6.0
-    """RANSAC inlier threshold at 1600 px; scales with the photo."""
+    """RANSAC inlier threshold for a photo detected at 1600 px; scales with the detection size, plus one pixel."""
     min_inliers: int = 15
     """Fewest inliers of a believed pose (COLMAP uses 30 for a map of its own, 15 for single pairs)."""
     min_inlier_ratio: float = 0.12
     """Smallest share of inliers among the 2-D to 3-D pairs."""
     max_centre_sigma: float = 0.03
     """Largest standard deviation of the camera centre relative to the viewing distance."""
+    max_rotation_sigma_deg: float = 1.0
+    """Largest standard deviation of the orientation, degrees; a tenth of the image width for a normal lens is 5."""
+    min_spread: float = 0.02
+    """Smallest share of the image that the inliers' bounding ellipse covers; matches on one sticker do not fix a pose."""
     max_distance: float = 5.0
     """Farthest believed camera from the base cameras' centroid, in units of their extent plus the viewing distance."""
     seed: int = 0
@@ -51,6 +59,20 @@ class LocalizedPhoto:
 
     localization: Localization
     posed: PosedPhoto | None
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """A pose before the gates."""
+
+    pose: Array
+    camera: pycolmap.Camera
+    inliers: int
+    ratio: float
+    covariance: Array
+    inlier_xy: Array
+    known: bool
+    """Intrinsics were taken as they are; otherwise the focal length was fitted."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +99,45 @@ def localize_photos(
     stack = preview_stack(
         [(base.descriptors[base.rows(i)], base.size[base.rows(i)]) for i in range(len(base.photos))], config.preview_keypoints
     )
-    out = []
+    pairs: dict[str, _Pairs] = {}
+    solved: dict[str, _Solution | str] = {}
     for index, photo in enumerate(photos):
         if photo.name in features:
-            result = _localize_one(base, photo, features[photo.name], stack, config)
-        else:
-            result = LocalizedPhoto(Localization(photo.name, None, reason=failures[photo.name]), None)
-        out.append(result)
+            pairs[photo.name] = _pairs(base, features[photo.name], stack, config)
+            solved[photo.name] = _solve(base, photo, pairs[photo.name], config)
         progress(ProgressEvent("localise", index + 1, len(photos), photo.name))
+    _share_focal(base, [p for p in photos if p.name in features], pairs, solved, config)
+    out = []
+    for photo in photos:
+        outcome: _Solution | str = solved.get(photo.name) or failures[photo.name]
+        out.append(_judge(base, photo, outcome, config))
     return out
 
 
-def _pairs(base: LocalizationMap, features: PhotoFeatures, stack, config: LocalizeConfig) -> _Pairs:  # type: ignore[no-untyped-def]
+def _share_focal(
+    base: LocalizationMap, photos: Sequence[PhotoInput], pairs: dict[str, _Pairs], solved: dict[str, _Solution | str],
+    config: LocalizeConfig,
+) -> None:
+    """Photos of one unknown camera get one focal length, the inlier-weighted median, and are solved again with it."""
+    groups: dict[object, list[PhotoInput]] = {}
+    for photo in photos:
+        groups.setdefault(camera_key(photo), []).append(photo)
+    for members in groups.values():
+        fitted = [s for p in members if isinstance(s := solved[p.name], _Solution) and not s.known]
+        if len(members) < 2 or not fitted:
+            continue
+        fitted.sort(key=lambda s: s.camera.mean_focal_length())
+        weights = np.cumsum([s.inliers for s in fitted])
+        shared = fitted[int(np.searchsorted(weights, weights[-1] / 2))].camera
+        for photo in members:
+            again = _estimate(base, pairs[photo.name], shared, config, refine_focal=False)
+            before = solved[photo.name]
+            # A photo that disagrees with the shared lens (another zoom) keeps its own fit.
+            if again is not None and (isinstance(before, str) or again.inliers >= 0.8 * before.inliers):
+                solved[photo.name] = again
+
+
+def _pairs(base: LocalizationMap, features: PhotoFeatures, stack: Tensor, config: LocalizeConfig) -> _Pairs:
     """2-D to 3-D pairs from the nearest base photos; of several pairs of one keypoint and point one is kept."""
     descriptors = unit_descriptors(features.descriptors)
     quick = descriptors[preview_indices(features.size, config.preview_keypoints).copy()]
@@ -104,31 +153,28 @@ def _pairs(base: LocalizationMap, features: PhotoFeatures, stack, config: Locali
     return _Pairs(features.xy[pairs[:, 0]].astype(np.float64), pairs[:, 1], [int(k) for k in nearest])
 
 
-def _localize_one(
-    base: LocalizationMap, photo: PhotoInput, features: PhotoFeatures, stack, config: LocalizeConfig,  # type: ignore[no-untyped-def]
-) -> LocalizedPhoto:
-    def failed(reason: str, inliers: int = 0, ratio: float = 0.0) -> LocalizedPhoto:
-        return LocalizedPhoto(Localization(photo.name, None, inliers, ratio, reason=reason), None)
-
-    pairs = _pairs(base, features, stack, config)
+def _solve(base: LocalizationMap, photo: PhotoInput, pairs: _Pairs, config: LocalizeConfig) -> _Solution | str:
+    """The pose with most inliers over the cameras worth trying, or why there is none."""
     if len(pairs.xy) < config.min_inliers:
-        return failed(f"only {len(pairs.xy)} matches with the first visit, {config.min_inliers} are needed: another place?")
-    best, known = None, False
-    for camera, trusted in _cameras(base, photo, pairs.base):
-        estimate = _estimate(base, pairs, camera, config, refine_focal=not trusted)
-        if estimate is not None and (best is None or estimate["num_inliers"] > best["num_inliers"]):
-            best, known = estimate, trusted
-    if best is None:
-        return failed(f"no consistent pose from {len(pairs.xy)} matches with the first visit: another place?")
-    inliers, ratio = int(best["num_inliers"]), float(best["num_inliers"]) / len(pairs.xy)
-    pose = rigid4(best["cam_from_world"])
-    covariance = np.asarray(best["covariance"]) if best.get("covariance") is not None else None
-    reason = _gate(base, pose, covariance, inliers, ratio, config)
+        return f"only {len(pairs.xy)} matches with the first visit, {config.min_inliers} are needed: another place?"
+    tried = [_estimate(base, pairs, c, config, refine_focal=not trusted) for c, trusted in _cameras(base, photo, pairs.base)]
+    found = [s for s in tried if s is not None]
+    if not found:
+        return f"no consistent pose from {len(pairs.xy)} matches with the first visit: another place?"
+    return max(found, key=lambda s: s.inliers)
+
+
+def _judge(base: LocalizationMap, photo: PhotoInput, solution: _Solution | str, config: LocalizeConfig) -> LocalizedPhoto:
+    """Apply the gates."""
+    if isinstance(solution, str):
+        return LocalizedPhoto(Localization(photo.name, None, reason=solution), None)
+    posed = from_pycolmap(photo.name, solution.camera, photo.width, photo.height, solution.pose)
+    reason = wild_camera(posed) or _gate(base, photo, solution, config)
     if reason:
-        return failed(reason, inliers, ratio)
-    posed = from_pycolmap(photo.name, best["camera"], photo.width, photo.height, pose)
-    note = "known camera" if known else "focal length fitted"
-    return LocalizedPhoto(Localization(photo.name, pose, inliers, ratio, covariance, note), posed)
+        return LocalizedPhoto(Localization(photo.name, None, solution.inliers, solution.ratio, reason=reason), None)
+    note = "known camera" if solution.known else "focal length fitted"
+    found = Localization(photo.name, solution.pose, solution.inliers, solution.ratio, solution.covariance, note)
+    return LocalizedPhoto(found, posed)
 
 
 def _cameras(base: LocalizationMap, photo: PhotoInput, nearest: Sequence[int]) -> list[tuple[pycolmap.Camera, bool]]:
@@ -151,39 +197,102 @@ def _cameras(base: LocalizationMap, photo: PhotoInput, nearest: Sequence[int]) -
 
 def _estimate(
     base: LocalizationMap, pairs: _Pairs, camera: pycolmap.Camera, config: LocalizeConfig, *, refine_focal: bool
-) -> dict | None:
-    """RANSAC PnP and refinement; the returned dictionary also holds the camera with its final focal length."""
+) -> _Solution | None:
+    """RANSAC PnP and refinement; the solution holds the camera with its final focal length."""
+    if len(pairs.xy) < 4:
+        return None
     camera = pycolmap.Camera(model=camera.model.name, width=camera.width, height=camera.height, params=list(camera.params))
+    scale = detection_scale(camera.width, camera.height, base.max_long_side)
+    long_side = max(camera.width, camera.height) * scale
     estimation = pycolmap.AbsolutePoseEstimationOptions()
-    estimation.ransac.max_error = config.max_error_px * min(1.0, max(camera.width, camera.height) / 1600) + 1.0
+    estimation.ransac.max_error = (config.max_error_px * long_side / 1600 + 1.0) / scale
     estimation.ransac.random_seed = config.seed
     estimation.estimate_focal_length = refine_focal
     refinement = pycolmap.AbsolutePoseRefinementOptions()
     refinement.refine_focal_length = refine_focal
+    points = base.xyz[pairs.point]
     result = pycolmap.estimate_and_refine_absolute_pose(
-        pairs.xy, base.xyz[pairs.point], camera, estimation_options=estimation, refinement_options=refinement,
-        return_covariance=True,
+        pairs.xy, points, camera, estimation_options=estimation, refinement_options=refinement
     )
-    return None if result is None else {**result, "camera": camera}
+    if result is None:
+        return None
+    pose = rigid4(result["cam_from_world"])
+    mask = np.asarray(result["inlier_mask"], dtype=bool)
+    if not np.isfinite(pose).all() or mask.sum() < 4:
+        return None
+    covariance = pose_covariance(pairs.xy[mask], points[mask], camera, pose, fitted_focal=refine_focal)
+    count = int(mask.sum())
+    return _Solution(pose, camera, count, count / len(mask), covariance, pairs.xy[mask], not refine_focal)
 
 
-def _gate(
-    base: LocalizationMap, pose: np.ndarray, covariance: np.ndarray | None, inliers: int, ratio: float, config: LocalizeConfig
-) -> str:
+def pose_covariance(xy: Array, xyz: Array, camera: pycolmap.Camera, pose: Array, *, fitted_focal: bool) -> Array:
+    """[6, 6] covariance of (rotation vector in radians, translation), both applied on the camera's side of the pose.
+
+    Args:
+        xy: [M, 2] inlier pixels. xyz: [M, 3] their points. camera: its distortion is taken as exact.
+        pose: [4, 4] cam_from_world at the optimum.
+        fitted_focal: the focal length was estimated too, and its uncertainty widens the pose's.
+
+    The pixel noise is measured from the residuals themselves (median of squared errors, at least a quarter pixel), so
+    that a bad model shows as a wide covariance. Infinite where the geometry leaves a direction free.
+    """
+    local = xyz @ pose[:3, :3].T + pose[:3, 3]
+    focal = np.array([camera.focal_length_x, camera.focal_length_y])
+    residual = np.asarray(camera.img_from_cam(local)) - xy
+    # The median of a squared 2-D Gaussian error is 1.386 variances per axis.
+    variance = max(float(np.median((residual**2).sum(1))) / 1.386, 0.0625)
+    x, y, z = local.T
+    to_pixels = np.zeros((len(xy), 2, 3))
+    to_pixels[:, 0, 0], to_pixels[:, 0, 2] = focal[0] / z, -focal[0] * x / z**2
+    to_pixels[:, 1, 1], to_pixels[:, 1, 2] = focal[1] / z, -focal[1] * y / z**2
+    turned = np.zeros((len(xy), 3, 3))
+    turned[:, 0, 1], turned[:, 0, 2], turned[:, 1, 2] = z, -y, x
+    turned -= turned.transpose(0, 2, 1)
+    jacobian = np.concatenate([to_pixels @ turned, to_pixels], axis=2)
+    if fitted_focal:
+        jacobian = np.concatenate([jacobian, np.stack([x / z, y / z], 1)[:, :, None]], axis=2)
+    flat = jacobian.reshape(-1, jacobian.shape[2])
+    scale = np.linalg.norm(flat, axis=0)
+    normalised = flat / np.where(scale > 0, scale, 1.0)
+    sigma = np.linalg.svd(normalised, compute_uv=False)
+    if (scale == 0).any() or sigma[-1] < 1e-9 * sigma[0]:
+        return np.full((6, 6), np.inf)
+    full = variance * np.linalg.inv(normalised.T @ normalised) / np.outer(scale, scale)
+    return full[:6, :6]
+
+
+def center_covariance(pose: Array, covariance: Array) -> Array:
+    """[3, 3] covariance of the camera centre in the world from a pose and its [6, 6] covariance.
+
+    With R' = exp(w) R and t' = t + v the centre -R^T t moves by -R^T (v + t x w).
+    """
+    t = pose[:3, 3]
+    cross = np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]])
+    jacobian = -pose[:3, :3].T @ np.concatenate([cross, np.eye(3)], axis=1)
+    return jacobian @ covariance @ jacobian.T
+
+
+def _gate(base: LocalizationMap, photo: PhotoInput, solution: _Solution, config: LocalizeConfig) -> str:
     """Why a pose is not believed; empty if it is."""
-    if not np.isfinite(pose).all():
-        return "the pose is not finite"
+    inliers, ratio = solution.inliers, solution.ratio
     if inliers < config.min_inliers:
         return f"{inliers} inliers, {config.min_inliers} are needed: another place, or too little overlap?"
     if ratio < config.min_inlier_ratio:
         return f"only {ratio:.0%} of the matches agree ({inliers} inliers), {config.min_inlier_ratio:.0%} needed: another place?"
+    spread = 4 * np.pi * np.sqrt(max(np.linalg.det(np.cov(solution.inlier_xy.T)), 0.0)) / (photo.width * photo.height)
+    if spread < config.min_spread:
+        return f"the {inliers} inliers cover only {spread:.1%} of the photo, {config.min_spread:.0%} are needed"
     distance = base.viewing_distance
-    if covariance is not None and np.isfinite(covariance).all():
-        sigma = float(np.sqrt(max(np.trace(covariance[3:, 3:]), 0.0)))
-        if sigma > config.max_centre_sigma * distance:
-            allowed = config.max_centre_sigma
-            return f"the pose is uncertain: {sigma / distance:.1%} of the viewing distance, {allowed:.0%} allowed"
-    away = float(np.linalg.norm(camera_center(pose) - base.centers.mean(0)))
+    if not np.isfinite(solution.covariance).all():
+        return "the matches leave the pose undetermined"
+    center = float(np.sqrt(np.trace(center_covariance(solution.pose, solution.covariance))))
+    turn = float(np.degrees(np.sqrt(np.trace(solution.covariance[:3, :3]))))
+    if center > config.max_centre_sigma * distance or turn > config.max_rotation_sigma_deg:
+        return (
+            f"the pose is uncertain: {center / distance:.1%} of the viewing distance and {turn:.2f} degrees, "
+            f"{config.max_centre_sigma:.0%} and {config.max_rotation_sigma_deg} are allowed"
+        )
+    away = float(np.linalg.norm(camera_center(solution.pose) - base.centers.mean(0)))
     if away > config.max_distance * (base.extent + distance):
         return "the pose lies far away from the first visit's cameras"
     return ""

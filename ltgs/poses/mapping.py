@@ -27,6 +27,8 @@ class MapperConfig:
     """Matches of the first pair; COLMAP's default."""
     init_min_angle_deg: float = 16.0
     """Median triangulation angle of the first pair; COLMAP's default (it halves it by itself when nothing fits)."""
+    init_max_forward: float = 0.95
+    """Share of forward motion between the first pair above which it is not used; COLMAP's default, 1 allows all."""
     pose_min_inliers: int = 30
     """2D-3D inliers to add a photo; COLMAP's default."""
     refine_distortion: bool = True
@@ -81,6 +83,7 @@ def run_mapper(database: AttemptDatabase, folder: Path, config: MapperConfig) ->
     options.mapper.abs_pose_refine_extra_params = config.refine_distortion
     options.mapper.init_min_num_inliers = config.init_min_inliers
     options.mapper.init_min_tri_angle = config.init_min_angle_deg
+    options.mapper.init_max_forward_motion = config.init_max_forward
     options.mapper.abs_pose_min_num_inliers = config.pose_min_inliers
     pycolmap.set_random_seed(config.seed)
     models = pycolmap.incremental_mapping(database.path, folder, out, options)

@@ -114,16 +114,7 @@ def reconstruct_poses(
     features, failures = features_of_all(photos, workdir / "features", config.features, progress=progress)
     usable = [p for p in photos if p.name in features]
     _need(len(usable) >= config.min_registered, f"{len(usable)} of {len(photos)} photos can be read", failures, config)
-    best = _attempt(usable, features, workdir, config, progress, "default settings")
-    attempts = 1
-    if best.registered < config.retry_below * len(usable):
-        attempts = 2
-        message = f"{best.registered} of {len(usable)} photos registered; trying again with relaxed settings"
-        progress(ProgressEvent("poses", message=message, level="warning"))
-        second = _relaxed(config, refused=bool(best.refused))
-        more, _ = features_of_all(usable, workdir / "features", second.features, progress=progress)
-        retry = _attempt([p for p in usable if p.name in more], more, workdir, second, progress, "relaxed settings")
-        best = max(best, retry, key=lambda a: a.registered)
+    best, attempts = _best_attempt(usable, features, workdir, config, progress)
     failures |= _reasons(best, usable, config)
     _need(best.registered >= config.min_registered, _headline(best, usable), failures, config)
     assert best.model is not None
@@ -212,17 +203,52 @@ def _matched(
     return database, matches
 
 
-def _attempt(
-    photos: Sequence[PhotoInput], features: dict[str, PhotoFeatures], workdir: Path, config: SfmConfig,
-    progress: Progress, label: str,
+def _best_attempt(
+    usable: Sequence[PhotoInput], features: dict[str, PhotoFeatures], workdir: Path, config: SfmConfig, progress: Progress
+) -> tuple[_Attempt, int]:
+    """The attempt that registers most photos, and how many were made.
+
+    The second one maps the same verified matches with smaller demands, which is cheap; only if most photos are still
+    missing, the third one looks for more keypoints and compares more pairs.
+    """
+    database, matches = _matched(usable, features, workdir, config, progress, "default")
+    best = _mapped(database, matches, features, config.mapper, progress, "default settings")
+    connected = {name for pair in database.verified_pairs() for name in pair}
+    attempts = 1
+    if best.registered < len(connected):
+        attempts += 1
+        message = f"{best.registered} of {len(usable)} photos registered; mapping again with smaller demands"
+        progress(ProgressEvent("poses", message=message, level="warning"))
+        mapper = _lenient(config.mapper, refused=bool(best.refused))
+        best = max(best, _mapped(database, matches, features, mapper, progress, "lenient mapping"), key=_rank)
+    if best.registered < config.retry_below * len(usable):
+        attempts += 1
+        message = f"{best.registered} of {len(usable)} photos registered; trying again with more keypoints"
+        progress(ProgressEvent("poses", message=message, level="warning"))
+        second = _denser(config)
+        more, _ = features_of_all(usable, workdir / "features", second.features, progress=progress)
+        readable = [p for p in usable if p.name in more]
+        database, matches = _matched(readable, more, workdir, second, progress, "dense")
+        mapper = _lenient(config.mapper, refused=bool(best.refused))
+        best = max(best, _mapped(database, matches, more, mapper, progress, "more keypoints, lenient mapping"), key=_rank)
+    return best, attempts
+
+
+def _rank(attempt: _Attempt) -> int:
+    return attempt.registered
+
+
+def _mapped(
+    database: AttemptDatabase, matches: Mapping[tuple[int, int], Matches], features: dict[str, PhotoFeatures],
+    mapper: MapperConfig, progress: Progress, label: str,
 ) -> _Attempt:
-    database, matches = _matched(photos, features, workdir, config, progress, label)
+    photos = database.photos
     raw = {p.name: 0 for p in photos}
     for pair, found in matches.items():
         for k in pair:
             raw[photos[k].name] = max(raw[photos[k].name], len(found))
     progress(ProgressEvent("poses", message=f"mapping {len(photos)} photos"))
-    models = run_mapper(database, database.path.parent, config.mapper)
+    models = run_mapper(database, database.path.parent, mapper)
     named = [[photos[i - 1].name for i in sorted(m.reg_image_ids())] for m in models]
     if not models:
         return _Attempt(None, database, features, [], raw, "", label)
@@ -234,20 +260,21 @@ def _attempt(
     return _Attempt(model, database, features, named[1:], raw, "", label)
 
 
-def _relaxed(config: SfmConfig, *, refused: bool) -> SfmConfig:
-    """More keypoints, all pairs, smaller demands on the first pair; no distortion if it ran wild before."""
-    count = min(2 * config.features.max_keypoints, 8192)
+def _lenient(mapper: MapperConfig, *, refused: bool) -> MapperConfig:
+    """Smaller demands on the first pair and on added photos; no distortion if it ran wild before."""
+    return replace(
+        mapper, init_min_inliers=50, init_min_angle_deg=6.0, init_max_forward=1.0, pose_min_inliers=20,
+        refine_distortion=mapper.refine_distortion and not refused,
+    )
+
+
+def _denser(config: SfmConfig) -> SfmConfig:
+    """Twice the keypoints and neighbours."""
+    count, contrast = min(2 * config.features.max_keypoints, 8192), config.features.contrast_threshold / 2
     return replace(
         config,
-        features=replace(config.features, max_keypoints=count, contrast_threshold=config.features.contrast_threshold / 2),
-        matching=replace(
-            config.matching, max_ratio=0.85, exhaustive_up_to=max(60, config.matching.exhaustive_up_to),
-            neighbours=2 * config.matching.neighbours,
-        ),
-        mapper=replace(
-            config.mapper, init_min_inliers=50, init_min_angle_deg=6.0, pose_min_inliers=20,
-            refine_distortion=config.mapper.refine_distortion and not refused,
-        ),
+        features=replace(config.features, max_keypoints=count, contrast_threshold=contrast),
+        matching=replace(config.matching, neighbours=2 * config.matching.neighbours),
     )
 
 

@@ -89,7 +89,7 @@ def test_held_out_photos_of_the_scene(scene: Scene, tiny_scene: Path) -> None:
 
 def test_report_means_and_spread(scene: Scene) -> None:
     images = tuple(
-        ImageScore(f"{k}", t, 10, 8, {"psnr": p, "psnr_colour_fit": p + 1}) for k, (t, p) in enumerate([(0, 20.0), (0, 30.0), (2, 26.0)])
+        ImageScore(f"{t} {p}", t, 10, 8, {"psnr": p, "psnr_colour_fit": p + 1}) for t, p in [(0, 20.0), (0, 30.0), (2, 26.0)]
     )
     body = evaluation_json(Evaluation("test photos", images), scene)
     assert body["times"][0]["psnr"] == 25.0 and body["times"][0]["psnr_std"] == 5.0
