@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 import traceback
@@ -223,10 +224,9 @@ class Eval(SceneCommand):
                 result = evaluate_heldout(store, scene, backend=backend, progress=sink)
         for text in [*result.warnings, *(f"{n} was not scored: {r}" for n, r in result.skipped.items())]:
             print(f"warning: {text}", file=sys.stderr)
-        to_stdout = self.json is not None and str(self.json) == "-"
         if self.json is not None:
             cli_text.write_json(self.json, evaluation_json(result, scene))
-        if not to_stdout:
+        if str(self.json) != "-":
             if result.images:
                 cli_text.print_table(f"{len(result.images)} {result.kind}", evaluation_rows(result, scene))
             else:
@@ -328,7 +328,7 @@ class Doctor(Command):
             print(f"[{check.verdict:^7}] {check.name}: {check.text}")
         problems = sum(c.verdict == "problem" for c in checks)
         print(f"{problems} found that must be solved." if problems else "All is well.")
-        return 1 if problems else 0
+        return int(problems > 0)
 
 
 @dataclass
@@ -347,10 +347,10 @@ class Data(Command):
         if self.action == "list":
             for name, recipe in sorted(catalogue.items()):
                 print(f"{name}: {recipe.title}")
-            return 0
-        if self.name not in catalogue:
+        elif self.name not in catalogue:
             raise UsageError(f"There is no entry {self.name!r}. Choose one of {', '.join(sorted(catalogue))}.")
-        print(cli_text.read_text(catalogue[self.name].card))
+        else:
+            print(cli_text.read_text(catalogue[self.name].card))
         return 0
 
 
@@ -362,6 +362,8 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 ok, 1 internal error, 2 usage, 3 input unusable, 130 interrupted."""
+    # Waiting threads sleep: beside another process, spinning made a run two to four times longer. Read when torch loads.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["--version"]:
         print(f"ltgs {__version__}")

@@ -9,15 +9,16 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ltgs.core.progress import Progress
-from ltgs.core.scene import Scene
 from ltgs.errors import LtgsError
 from ltgs.io.atomic import explained, write_file
-from ltgs.pipeline.info import event_lines, scene_info, summary_rows
-from ltgs.pipeline.progress import progress_sink
-from ltgs.pipeline.run import RunOutcome
+
+if TYPE_CHECKING:
+    # Both load torch, which takes seconds that `ltgs --help` should not wait for.
+    from ltgs.core.scene import Scene
+    from ltgs.pipeline.run import RunOutcome
 
 WIDTH_WITHOUT_TERMINAL = 140
 MAX_LISTED = 20
@@ -66,6 +67,8 @@ def run_and_report(
         KeyboardInterrupt: passed on after the line that says how to continue.
     """
     from ltgs.io.scene_store import SceneStore
+    from ltgs.pipeline.info import scene_info
+    from ltgs.pipeline.progress import progress_sink
 
     try:
         with progress_sink(sys.stdout if as_json else sys.stderr, quiet=quiet, as_json=as_json) as sink:
@@ -105,6 +108,8 @@ def print_summary(scene_path: Path, outcome: RunOutcome) -> None:
 
 def print_visits(scene: Scene) -> None:
     """Table of visits, photos that were not placed, events, methods."""
+    from ltgs.pipeline.info import event_lines, summary_rows
+
     print_table("Visits", summary_rows(scene))
     left_out = [p for v in scene.visits for p in v.photos if not p.localised]
     if left_out:

@@ -9,6 +9,7 @@ import pytest
 
 # One thread makes timings and rounding the same everywhere; must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from helpers import REPOSITORY, TinyCapture, call_ltgs, make_tiny_capture, settings
 

@@ -32,7 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.html:
             from ltgs.io.scene_store import SceneStore
-
             from viewer.scene_nodes import SplatBudget
             from viewer.static_export import export_html
 

@@ -165,9 +165,32 @@ def to_plain(config: Any) -> Any:
     return config
 
 
-def from_plain(values: Mapping[str, Any], *, where: str = "the scene's configuration") -> RunConfig:
-    """Inverse of `to_plain` for a whole RunConfig; settings this version does not know are an error."""
-    return apply_overrides(RunConfig(), values, where=where)
+def from_plain(values: Mapping[str, Any], *, where: str = "the scene's configuration") -> tuple[RunConfig, list[str]]:
+    """Inverse of `to_plain` for a whole RunConfig that another version of this program may have stored.
+
+    Returns:
+        the configuration, in which settings that are new take their defaults, and the dotted paths of settings that this
+        version does not have any more.
+
+    Raises:
+        UsageError: a value has the wrong type.
+    """
+    default = RunConfig()
+    known, dropped = _known_part(values, default, "")
+    return apply_overrides(default, known, where=where), dropped
+
+
+def _known_part(values: Mapping[str, Any], default: Any, path: str) -> tuple[dict[str, Any], list[str]]:
+    names = _hints(type(default))
+    known: dict[str, Any] = {}
+    dropped = [f"{path}{key}" for key in values if key not in names]
+    for key in (k for k in values if k in names):
+        current = getattr(default, key)
+        known[key] = values[key]
+        if dataclasses.is_dataclass(current) and isinstance(values[key], Mapping):
+            known[key], more = _known_part(values[key], current, f"{path}{key}.")
+            dropped += more
+    return known, dropped
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> list[str]:

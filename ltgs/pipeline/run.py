@@ -107,7 +107,10 @@ def add_visit(
     """
     store = SceneStore.open(scene)
     current = store.load()
-    config = from_plain(current.config.get("run", {}), where=f"{scene}: stored configuration")
+    config, dropped = from_plain(current.config.get("run", {}), where=f"{scene}: stored configuration")
+    if dropped:
+        message = f"the scene was made by another version; settings it no longer has: {', '.join(dropped)}"
+        progress(ProgressEvent("update", message=message, level="warning"))
     if backend is not None:
         config = dataclasses.replace(config, backend=backend)
     name, reason = pick_backend(config.backend)

@@ -39,7 +39,7 @@ class RunState:
         if changed:
             listed = "\n".join(f"  {line}" for line in changed[:8])
             raise UsageError(
-                f"{self.store.path}: the run to resume had other settings:\n{listed}\n"
+                f"{self.store.path}: the run to resume had other settings (or was started by another version of ltgs):\n{listed}\n"
                 "Use the same settings, or --overwrite to start anew."
             )
 

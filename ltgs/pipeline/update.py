@@ -6,30 +6,33 @@ import logging
 import time as clock
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltgs.change.compare import CompareConfig, Shot, compare, with_mask
+from ltgs.change.compare import Shot, compare, with_mask
 from ltgs.change.harmonise import ColourFit
 from ltgs.change.lift import lift_to_gaussians
-from ltgs.core.chronology import BACKGROUND_ID, Appearance, Chronology, Event, ObjectTrack, Presence, Template
+from ltgs.change.light import visit_light
+from ltgs.core.chronology import BACKGROUND_ID, Chronology, Event, ObjectTrack, Presence, Template
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.progress import Progress, ProgressEvent, silent
 from ltgs.core.scene import Scene
-from ltgs.core.se3 import rotation_angle_deg
 from ltgs.core.views import ComparedView
-from ltgs.objects.associate import AssociateConfig, Match, match_instances
-from ltgs.objects.carve import CarveConfig, VacatedSet, find_vacated, hole_masks
-from ltgs.objects.hull import HullConfig, HullInstance, hull_instances
-from ltgs.objects.register import RegisterConfig, template_radius
-from ltgs.objects.templates import BuildConfig, build_template, cut_out, revealed_surface
+from ltgs.objects.associate import Match, match_instances
+from ltgs.objects.carve import VacatedSet, find_vacated, hole_masks
+from ltgs.objects.hull import HullInstance, hull_instances
+from ltgs.objects.register import template_radius
+from ltgs.objects.templates import build_template, cut_out, revealed_surface
 from ltgs.optim.initialize import TrainingPhoto
-from ltgs.optim.refine import RefineConfig, RefineItem, refine_visit
+from ltgs.optim.refine import RefineItem, refine_visit
+from ltgs.pipeline.update_config import UpdateConfig
+from ltgs.pipeline.update_parts import KnownObject, drawn_without, motion_event
 
+__all__ = ["UpdateConfig", "VisitUpdate", "update_visit"]
 log = logging.getLogger("ltgs.pipeline")
 Array = NDArray[np.float64]
 UNSURE = torch.tensor([[0.04, 0.30, 0.04**2, 0.25**2]])
@@ -41,31 +44,6 @@ METHOD = {
     "objects": "weight-free: per-Gaussian evidence, removal test, visual hull",
     "association": "weight-free: render-and-compare",
 }
-
-
-@dataclass(frozen=True)
-class UpdateConfig:
-    """Everything an update does; one configuration for all scenes."""
-
-    compare: CompareConfig = field(default_factory=CompareConfig)
-    carve: CarveConfig = field(default_factory=CarveConfig)
-    hull: HullConfig = field(default_factory=HullConfig)
-    register: RegisterConfig = field(default_factory=RegisterConfig)
-    associate: AssociateConfig = field(default_factory=AssociateConfig)
-    build: BuildConfig = field(default_factory=BuildConfig)
-    refine: RefineConfig = field(default_factory=RefineConfig)
-    rounds: int = 2
-    """Rounds of explaining what left and what came."""
-    sure_views: float = 3.0
-    """Gaussians seen by this many photos of the first visit or fewer count as hardly known."""
-    own_radius: float = 1.25
-    """New content whose centre lies this close to a placed object, in units of its radius, is that object's own error."""
-    light_change: float = 0.06
-    """Mean relative colour change against the visit before above which the light counts as changed."""
-    exposure_scatter: float = 0.05
-    """Expected scatter of a photo's own exposure, standard deviation of log2 of its sRGB level (about 0.1 EV)."""
-    max_objects: int = 24
-    """Most new instances considered per visit."""
 
 
 @dataclass(frozen=True)
@@ -325,7 +303,7 @@ class _Update:
             if match is not None:
                 pose = match.hypothesis.world_from_object
                 tracks[k] = track.extended(Presence.PRESENT, pose, match.hypothesis.covariance)
-                events.append(_motion_event(t, k, known[k], match))
+                events.append(motion_event(t, k, known[k], match))
                 first = track.world_from_object[0] if track.presence[0] == Presence.PRESENT else None
                 items.append(RefineItem(k, templates[k].gaussians, pose, first, False, True))
             elif k in known and known[k].left:
@@ -349,7 +327,7 @@ class _Update:
             items.append(RefineItem(next_id, surface, np.eye(4), None, True, False))
         chronology = Chronology(
             self.old.background, torch.cat(lifted).unique(), templates, tracks,
-            (*self.old.appearance, self._appearance()), (*self.old.events, *events), self.old.metres_per_unit,
+            (*self.old.appearance, visit_light(self.fits, self.old.appearance[-1], config=self.config.light)), (*self.old.events, *events), self.old.metres_per_unit,
         )
         return chronology, items
 
@@ -378,8 +356,8 @@ class _Update:
         if not items:
             return chronology
         touched = {item.object_id for item in items}
-        frozen = _without(chronology, self.time, touched)
-        first = _without(chronology, 0, touched)
+        frozen = drawn_without(chronology, self.time, touched)
+        first = drawn_without(chronology, 0, touched)
         exposures = [p.exposure for p in self.scene.photos(time=0, holdout=False) if p.image_blob is not None]
         refined = refine_visit(
             frozen, items, views, self.replay, first, config=self.config.refine, backend=self.backend,
@@ -393,23 +371,6 @@ class _Update:
             poses[self.time] = item.pose_now
             tracks[item.object_id] = replace(tracks[item.object_id], world_from_object=poses)
         return replace(chronology, templates=templates, tracks=tracks)
-
-    def _appearance(self) -> Appearance:
-        """The visit's light: the mean of its photos' colour affines, pulled to the visit before as far as the photos disagree.
-
-        Single photos scatter by their own exposure; only what they share is light.
-        """
-        before = self.old.appearance[-1].colour
-        affines = np.array([f.affine for f in self.fits])
-        grey = np.append(np.full(3, 0.4), 1.0)
-        levels = np.log2(np.maximum((affines @ grey).mean(1), 1e-3) / max(float((before @ grey).mean()), 1e-3))
-        scatter = max(float(levels.var(ddof=1)) if len(levels) > 1 else 0.0, self.config.exposure_scatter**2) / len(levels)
-        trust = float(levels.mean() ** 2 / (levels.mean() ** 2 + scatter))
-        colour = before + trust * (affines.mean(0) - before)
-        ratio = (colour @ grey) / np.maximum(before @ grey, 1e-3)
-        # sRGB is close to a power of 2.2 of linear light.
-        stops = 2.2 * float(np.log2(max(float((colour @ grey).mean()), 1e-3) / 0.4))
-        return Appearance(colour, bool(np.abs(ratio - 1).mean() > self.config.light_change), stops)
 
     def _exposures(self, chronology: Chronology) -> Array:
         """[P, 3, 4] what brings a photo's own colours from the visit's light: affine_photo = exposure after appearance."""
@@ -426,34 +387,3 @@ class _Update:
             "changed_share_before": float(np.mean([v.mask.mean() for v in before])),
             "changed_share_after": float(np.mean([v.mask.mean() for v in after])),
         }
-
-
-@dataclass(frozen=True)
-class KnownObject:
-    """An object that can explain new content."""
-
-    object_id: int
-    template: Gaussians
-    last_pose: Array
-    lifted: Tensor | None
-    """Indices into the background if it is cut out of it now."""
-    left: bool
-    """It left its place at this visit (else it was absent already)."""
-
-
-def _motion_event(time: int, object_id: int, known: KnownObject, match: Match) -> Event:
-    pose = match.hypothesis.world_from_object
-    shift = float(np.linalg.norm(pose[:3, 3] - known.last_pose[:3, 3]))
-    turn = rotation_angle_deg(pose[:3, :3] @ known.last_pose[:3, :3].T)
-    note = "rotation ambiguous: symmetric or too few pixels" if match.hypothesis.ambiguous else ""
-    kind = "moved" if known.left else "returned"
-    return Event(time, kind, object_id, shift, turn, uncertain=match.hypothesis.ambiguous, note=note)
-
-
-def _without(chronology: Chronology, time: int, touched: set[int]) -> Gaussians:
-    """What is drawn at a time except the touched objects."""
-    state = chronology.state_at(time)
-    keep = torch.ones(len(state.gaussians), dtype=torch.bool)
-    for object_id in touched:
-        keep &= state.object_ids != object_id
-    return state.gaussians[keep].detach()

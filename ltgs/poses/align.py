@@ -36,6 +36,7 @@ class PoseErrors:
             "photos": float(len(self.names)),
             "rotation_deg_mean": float(self.rotation_deg.mean()), "rotation_deg_max": float(self.rotation_deg.max()),
             "relative_rotation_deg_mean": float(self.relative_rotation_deg.mean()),
+            "relative_rotation_deg_max": float(self.relative_rotation_deg.max()),
             "center_percent_mean": float(percent.mean()), "center_percent_max": float(percent.max()),
         }
 

@@ -83,4 +83,4 @@ def normalising_similarity(poses: Array, xyz: Array, median_depth: float) -> Sim
     forward /= np.linalg.norm(forward)
     rotation = np.stack([np.cross(forward, up), forward, up])
     scale = MEDIAN_DEPTH / median_depth
-    return Similarity(scale, rotation, -scale * rotation @ np.median(xyz, axis=0))
+    return Similarity(scale, rotation, -scale * np.median(xyz @ rotation.T, axis=0))

@@ -165,14 +165,29 @@ def triangulate_given(
     progress(ProgressEvent("poses", message="triangulating points"))
     reconstruction = run_triangulation(database, database.path.parent, given, config.mapper)
     model = to_model(reconstruction, database, features, {p.name: given[p.name] for p in usable})
-    if len(usable) >= 2 and len(model.points) < 10 and sum(map(len, matches.values())) >= 100:
-        raise InputError(
-            f"The given cameras do not fit the photos: only {len(model.points)} points agree with the poses although photos "
-            "match. Check the photo names, the axes (OpenCV: x right, y down, z forward) and cam_from_world versus world_from_cam."
-        )
+    _check_given(model, sum(database.verified_pairs().values()), progress)
     attempt = _Attempt(model, database, features, [], {}, "", "given cameras")
     method = f"given cameras, points from OpenCV SIFT and COLMAP {pycolmap.__version__} triangulation"
     return _result(model, photos, attempt, failures, method, config, 1)
+
+
+def _check_given(model: Model, verified: int, progress: Progress) -> None:
+    """Compare the pairs of observations that share a point with the matches that some pose would explain.
+
+    Measured on a synthetic room: true poses 1.0, poses off by .6 degrees .7, by 1.7 degrees .1; names shuffled .07, inverted
+    matrices .03, OpenGL axes 0.
+    """
+    tracks = model.points.track_length
+    agreeing = int((tracks * (tracks - 1) // 2).sum()) / max(verified, 1)
+    if verified < 100 or agreeing >= 0.5:
+        return
+    text = f"The given cameras do not fit the photos: only {agreeing:.0%} of {verified} matches agree with the poses. "
+    advice = (
+        "Check the photo names, the axes (OpenCV: x right, y down, z forward), cam_from_world versus world_from_cam and K."
+    )
+    if agreeing < 0.1:
+        raise InputError(text + advice)
+    progress(ProgressEvent("poses", message=text + advice, level="warning"))
 
 
 def _check_names(photos: Sequence[PhotoInput]) -> None:
@@ -299,7 +314,8 @@ def _reasons(attempt: _Attempt, photos: Sequence[PhotoInput], config: SfmConfig)
             reasons[name] = f"registered in a separate group of {group[name]} photos that does not connect to the main one"
         else:
             count, best = max(connected[name])
-            reasons[name] = f"matches {len(connected[name])} photos (best {best}: {count} matches) but too few of their 3-D points"
+            why = "but too few of their 3-D points" if registered else "but no two photos show enough parallax to start from"
+            reasons[name] = f"matches {len(connected[name])} photos (best {best}: {count} matches) {why}"
     return reasons
 
 
@@ -330,8 +346,8 @@ def _check_parallax(model: Model, config: SfmConfig) -> None:
     angle = float(np.median(triangulation_angles_deg(model))) if len(model.points) else 0.0
     if angle < config.min_angle_deg:
         raise InputError(
-            f"The cameras hardly moved: points are seen under a median angle of {angle:.2f} degrees, {config.min_angle_deg} are needed. "
-            "Take photos from different places (move sideways, do not only turn on the spot)."
+            f"The cameras hardly moved: points are seen under a median angle of {angle:.2f} degrees, {config.min_angle_deg} are "
+            "needed. Take photos from different places (move sideways, do not only turn on the spot)."
         )
 
 

@@ -1,0 +1,36 @@
+"""The configuration of an update: one for all scenes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ltgs.change.compare import CompareConfig
+from ltgs.change.light import LightConfig
+from ltgs.objects.associate import AssociateConfig
+from ltgs.objects.carve import CarveConfig
+from ltgs.objects.hull import HullConfig
+from ltgs.objects.register import RegisterConfig
+from ltgs.objects.templates import BuildConfig
+from ltgs.optim.refine import RefineConfig
+
+
+@dataclass(frozen=True)
+class UpdateConfig:
+    """Everything an update does; one configuration for all scenes."""
+
+    compare: CompareConfig = field(default_factory=CompareConfig)
+    carve: CarveConfig = field(default_factory=CarveConfig)
+    hull: HullConfig = field(default_factory=HullConfig)
+    register: RegisterConfig = field(default_factory=RegisterConfig)
+    associate: AssociateConfig = field(default_factory=AssociateConfig)
+    build: BuildConfig = field(default_factory=BuildConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+    light: LightConfig = field(default_factory=LightConfig)
+    rounds: int = 2
+    """Rounds of explaining what left and what came."""
+    sure_views: float = 3.0
+    """Gaussians seen by this many photos of the first visit or fewer count as hardly known."""
+    own_radius: float = 1.25
+    """New content whose centre lies this close to a placed object, in units of its radius, is that object's own error."""
+    max_objects: int = 24
+    """Most new instances considered per visit."""

@@ -1,0 +1,48 @@
+"""Small pieces of an update: an object that can explain new content, its event, and what is drawn without some objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltgs.core.chronology import Chronology, Event
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.se3 import rotation_angle_deg
+from ltgs.objects.associate import Match
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class KnownObject:
+    """An object that can explain new content."""
+
+    object_id: int
+    template: Gaussians
+    last_pose: Array
+    lifted: Tensor | None
+    """Indices into the background if it is cut out of it now."""
+    left: bool
+    """It left its place at this visit (else it was absent already)."""
+
+
+def motion_event(time: int, object_id: int, known: KnownObject, match: Match) -> Event:
+    pose = match.hypothesis.world_from_object
+    shift = float(np.linalg.norm(pose[:3, 3] - known.last_pose[:3, 3]))
+    turn = rotation_angle_deg(pose[:3, :3] @ known.last_pose[:3, :3].T)
+    note = "rotation ambiguous: symmetric or too few pixels" if match.hypothesis.ambiguous else ""
+    kind = "moved" if known.left else "returned"
+    return Event(time, kind, object_id, shift, turn, uncertain=match.hypothesis.ambiguous, note=note)
+
+
+def drawn_without(chronology: Chronology, time: int, touched: set[int]) -> Gaussians:
+    """What is drawn at a time except the touched objects."""
+    state = chronology.state_at(time)
+    keep = torch.ones(len(state.gaussians), dtype=torch.bool)
+    for object_id in touched:
+        keep &= state.object_ids != object_id
+    return state.gaussians[keep].detach()
