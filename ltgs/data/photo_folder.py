@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -16,6 +16,17 @@ from ltgs.io.images import looks_like_photo
 from ltgs.io.photo_exif import exif_date
 
 MAX_TIMES_BYTES = 1 << 20
+TIMES_NAME = "times.yaml"
+IMAGE_FOLDERS = ("images", "photos", "rgb")
+"""A lone folder of this name is a part of the visit, not a visit of this name."""
+COMPANIONS = re.compile(r"(masks?|depths?|normals?|images_\d+|sparse|dense|colmap|distorted|poses)$")
+"""Folders that capture tools write beside `images`; they hold no photos of their own."""
+CLUTTER = ("Thumbs.db", "desktop.ini", "ehthumbs.db")
+OTHER_KINDS = {
+    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2"), "a raw photo; export it as JPEG or TIFF"),
+    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"), "a video; extract sharp frames as JPEG first"),
+    ".gif": "a GIF; convert it to PNG",
+}
 _DATE = re.compile(
     r"(?<!\d)((?:19|20)\d\d)[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])(?:[-_ T]+([01]\d|2[0-3])[-_.:h]?([0-5]\d))?(?!\d)"
 )
@@ -41,8 +52,10 @@ class CaptureListing:
 
 
 def natural_key(text: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key under which IMG_2 comes before IMG_10."""
-    return tuple((0, int(part)) if part.isdigit() else (1, part.casefold()) for part in re.findall(r"\d+|\D+", text))
+    """Sort key under which IMG_2 comes before IMG_10; equal only for equal texts."""
+    parts = re.findall(r"\d+|\D+", text)
+    key = tuple((0, int(part)) if part.isdecimal() else (1, part.casefold()) for part in parts)
+    return (*key, (2, text))
 
 
 def parse_date(text: str) -> datetime | None:
@@ -70,31 +83,39 @@ def read_captures(root: Path, *, times: Path | None = None) -> CaptureListing:
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: is not a folder. Pass the folder that holds one folder of photos per visit.")
-    folders = sorted(
-        (p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and _photos_below(p)),
-        key=lambda p: natural_key(p.name),
-    )
-    direct = [p for p in root.iterdir() if p.is_file() and looks_like_photo(p)]
-    warnings: list[str] = []
     skipped: list[SkippedFile] = []
-    if direct or (len(folders) == 1 and folders[0].name.casefold() in ("images", "photos", "rgb")):
-        base = root if direct else folders[0]
-        if direct and folders:
+    warnings: list[str] = []
+    visits: dict[Path, list[Path]] = {}
+    for folder in sorted((p for p in root.iterdir() if _is_visit_folder(p)), key=lambda p: natural_key(p.name)):
+        found = _photos_below(folder, root, skipped)
+        if found:
+            visits[folder] = found
+    direct = _photos([p for p in root.iterdir() if p.is_file() and p.name != TIMES_NAME], root, root, skipped)
+    in_folders = sum(map(len, visits.values()))
+    if direct and len(direct) >= in_folders:
+        if visits:
             warnings.append(
-                f"{root} holds photos and folders with photos; the photos beside the folders are taken as one visit and the "
-                f"folders {', '.join(f.name for f in folders[:5])} are left out. Move the photos to a folder of their own."
+                f"{root} holds photos beside folders with photos. The {len(direct)} photos are taken as one visit, the folders "
+                f"{_some(f.name for f in visits)} are left out. Move the photos to a folder of their own if they are one visit of several."
             )
-        files = sorted(direct, key=lambda p: natural_key(p.name)) if direct else _photos_below(base)
-        capture = Capture(0, root.resolve().name, _frames(files, base), _earliest(files))
-        return CaptureListing((capture,), "a single visit", tuple(skipped), tuple(warnings))
-    if not folders:
-        raise InputError(f"{root}: holds no photos. Supported are JPEG, PNG, TIFF, WebP and HEIC files.")
-    captures = [Capture(0, f.name, _frames(_photos_below(f), root), _earliest(_photos_below(f))) for f in folders]
-    times = times or (root / "times.yaml" if (root / "times.yaml").is_file() else None)
+        return _single(root, root, direct, skipped, warnings)
+    images = [f for f in visits if f.name.casefold() in IMAGE_FOLDERS]
+    if len(images) == 1 and not direct and all(f == images[0] or COMPANIONS.match(f.name.casefold()) for f in visits):
+        inside: list[SkippedFile] = []
+        return _single(root, images[0], _photos_below(images[0], images[0], inside), inside, warnings)
+    if not visits:
+        raise InputError(_listing(f"{root}: holds no photos. Supported are JPEG, PNG, TIFF, WebP, BMP and HEIC files", skipped))
+    if direct:
+        warnings.append(
+            f"{root} holds folders of visits; the {len(direct)} photos beside them ({_some(p.name for p in direct)}) are left out. "
+            "Move them to a folder of their own if they are a visit."
+        )
+        skipped += [SkippedFile(p.name, "lies beside the folders of the visits") for p in direct]
+    captures = [Capture(0, f.name, _frames(files, root), _earliest(files)) for f, files in visits.items()]
+    times = times or (root / TIMES_NAME if (root / TIMES_NAME).is_file() else None)
     ordered, rule = _ordered(captures, times)
-    return CaptureListing(
-        tuple(replace(c, timestep=i) for i, c in enumerate(ordered)), rule, tuple(skipped), tuple(warnings)
-    )
+    ordered = [replace(c, timestep=i) for i, c in enumerate(ordered)]
+    return CaptureListing(tuple(ordered), rule, tuple(skipped), (*warnings, *_skip_warning(skipped)))
 
 
 def read_visit_folder(path: Path, name: str | None = None) -> Capture:
@@ -106,23 +127,71 @@ def read_visit_folder(path: Path, name: str | None = None) -> Capture:
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"{path}: is not a folder. Pass the folder that holds the photos of one visit.")
-    files = _photos_below(path)
+    skipped: list[SkippedFile] = []
+    files = _photos_below(path, path, skipped)
     if not files:
-        raise InputError(f"{path}: holds no photos. Supported are JPEG, PNG, TIFF, WebP and HEIC files.")
+        raise InputError(_listing(f"{path}: holds no photos. Supported are JPEG, PNG, TIFF, WebP, BMP and HEIC files", skipped))
     label = name or path.resolve().name
     frames = tuple(Frame(f"{label}/{f.relative_to(path).as_posix()}", f) for f in files)
     return Capture(0, label, frames, parse_date(label) or _earliest(files))
 
 
-def _photos_below(folder: Path) -> list[Path]:
-    """Photo files below a folder, hidden ones left out, in natural order; links that leave the folder are not followed."""
-    inside = folder.resolve()
-    found = [
+def _is_visit_folder(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".") and path.name != "__MACOSX"
+
+
+def _photos_below(folder: Path, root: Path, skipped: list[SkippedFile]) -> list[Path]:
+    """Photo files below a folder in natural order; names in `skipped` are relative to `root`."""
+    files = [
         p for p in folder.rglob("*")
-        if p.is_file() and looks_like_photo(p) and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-        and p.resolve().is_relative_to(inside)
+        if p.is_file() and not any(part.startswith(".") or part == "__MACOSX" for part in p.relative_to(folder).parts)
     ]
-    return sorted(found, key=lambda p: natural_key(p.relative_to(folder).as_posix()))
+    return _photos(files, folder, root, skipped)
+
+
+def _photos(files: Iterable[Path], folder: Path, root: Path, skipped: list[SkippedFile]) -> list[Path]:
+    """Keep what looks like a photo; everything else that is not hidden is listed with a reason."""
+    inside, photos = folder.resolve(), []
+    for path in sorted(files, key=lambda p: natural_key(p.relative_to(folder).as_posix())):
+        name = path.relative_to(root).as_posix()
+        printable = name.encode("utf-8", "replace").decode()
+        if path.name.startswith(".") or path.name in CLUTTER:
+            continue
+        if not looks_like_photo(path):
+            kind = OTHER_KINDS.get(path.suffix.lower(), "not a photo by its name")
+            skipped.append(SkippedFile(printable, kind))
+        elif name != printable:
+            skipped.append(SkippedFile(printable, "the file name is not valid UTF-8; rename the file"))
+        elif not path.resolve().is_relative_to(inside):
+            skipped.append(SkippedFile(name, "a link to a file outside of the folder; copy the photo instead"))
+        else:
+            photos.append(path)
+    return photos
+
+
+def _single(
+    root: Path, base: Path, files: list[Path], skipped: list[SkippedFile], warnings: list[str]
+) -> CaptureListing:
+    name = root.resolve().name
+    capture = Capture(0, name, _frames(files, base), parse_date(name) or _earliest(files))
+    return CaptureListing((capture,), "a single visit", tuple(skipped), (*warnings, *_skip_warning(skipped)))
+
+
+def _skip_warning(skipped: Sequence[SkippedFile]) -> list[str]:
+    if not skipped:
+        return []
+    return [f"{len(skipped)} files are not used: {_some(f'{s.name} ({s.reason})' for s in skipped)}."]
+
+
+def _some(names: Iterable[str], limit: int = 5) -> str:
+    listed = list(names)
+    return ", ".join(listed[:limit]) + (f" and {len(listed) - limit} more" if len(listed) > limit else "")
+
+
+def _listing(text: str, skipped: Sequence[SkippedFile]) -> str:
+    if not skipped:
+        return text + "."
+    return f"{text}; found only {_some(f'{s.name} ({s.reason})' for s in skipped)}."
 
 
 def _frames(files: Sequence[Path], base: Path) -> tuple[Frame, ...]:

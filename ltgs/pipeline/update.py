@@ -325,9 +325,10 @@ class _Update:
             templates[next_id] = Template(next_id, "surface", surface, t)
             tracks[next_id] = ObjectTrack.start(next_id, t, np.eye(4))
             items.append(RefineItem(next_id, surface, np.eye(4), None, True, False))
+        light = visit_light(self.fits, self.old.appearance[-1], config=self.config.light)
         chronology = Chronology(
-            self.old.background, torch.cat(lifted).unique(), templates, tracks,
-            (*self.old.appearance, visit_light(self.fits, self.old.appearance[-1], config=self.config.light)), (*self.old.events, *events), self.old.metres_per_unit,
+            self.old.background, torch.cat(lifted).unique(), templates, tracks, (*self.old.appearance, light),
+            (*self.old.events, *events), self.old.metres_per_unit,
         )
         return chronology, items
 

@@ -211,6 +211,8 @@ def _estimate(
     estimation.estimate_focal_length = refine_focal
     refinement = pycolmap.AbsolutePoseRefinementOptions()
     refinement.refine_focal_length = refine_focal
+    # The default of 1 stops early in scenes of large units, whose gradients are small.
+    refinement.gradient_tolerance = 1e-4
     points = base.xyz[pairs.point]
     result = pycolmap.estimate_and_refine_absolute_pose(
         pairs.xy, points, camera, estimation_options=estimation, refinement_options=refinement

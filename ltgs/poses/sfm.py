@@ -161,7 +161,7 @@ def triangulate_given(
     usable = [p for p in wanted if p.name in features]
     if not usable:
         raise InputError(_listing("No photo can be used with the given cameras", failures))
-    database, matches = _matched(usable, features, workdir, config, progress, "given", given)
+    database, _ = _matched(usable, features, workdir, config, progress, "given", given)
     progress(ProgressEvent("poses", message="triangulating points"))
     reconstruction = run_triangulation(database, database.path.parent, given, config.mapper)
     model = to_model(reconstruction, database, features, {p.name: given[p.name] for p in usable})

@@ -131,11 +131,11 @@ def test_covariance_matches_the_scatter_of_repeated_estimates(fitted_focal: bool
     samples, centers, stated, stated_center = [], [], [], []
     options = pycolmap.AbsolutePoseRefinementOptions()
     options.refine_focal_length = fitted_focal
-    for _ in range(300):
+    options.gradient_tolerance, options.loss_function_scale = 1e-6, 1e3
+    for _ in range(1000):
         xy = exact + rng.normal(0, 1.0, exact.shape)
         camera = pycolmap.Camera(**lens)
         start = pycolmap.Rigid3d(pose[:3])
-        options.loss_function_scale = 1e3
         result = pycolmap.refine_absolute_pose(start, xy, xyz, np.ones(60, bool), camera, refinement_options=options)
         estimate = np.eye(4)
         estimate[:3] = result["cam_from_world"].matrix()
@@ -147,7 +147,7 @@ def test_covariance_matches_the_scatter_of_repeated_estimates(fitted_focal: bool
         stated.append(covariance)
         stated_center.append(np.trace(center_covariance(estimate, covariance)))
     ratio = np.sqrt(np.diag(np.cov(np.array(samples).T)) / np.diag(np.mean(stated, axis=0)))
-    # 300 samples fix a standard deviation within 4 %; the median-based noise estimate adds about as much.
+    # 1,000 samples fix a standard deviation within 2.2 %; fitted parameters shrink the residuals by 3 %.
     assert np.all((ratio > 0.85) & (ratio < 1.15)), ratio
     spread = np.trace(np.cov(np.array(centers).T)) / np.mean(stated_center)
     assert 0.75 < spread < 1.3, spread

@@ -127,7 +127,7 @@ def test_turning_on_the_spot_is_refused(tmp_path) -> None:
     center = (3.0, 3.0, 1.6)
     turns = [look_at(center, (3 - np.cos(a), 3 - np.sin(a), 1.4)) for a in np.linspace(0.5, 1.1, 5)]
     photos, _ = shoot(Place(), tmp_path / "t0", turns)
-    with pytest.raises(InputError, match="(?s)(hardly moved|parallax).*(sideways|different)"):
+    with pytest.raises(InputError, match=r"(?s)(hardly moved|parallax).*(sideways|different)"):
         reconstruct_poses(photos, tmp_path / "work", config=SMALL)
 
 
@@ -187,7 +187,10 @@ def test_wrong_given_cameras_are_refused(first_visit: FirstVisit, tmp_path) -> N
 
 @pytest.mark.parametrize(
     ("params", "words"),
-    [((50.0, 160, 120, 0.0), "focal"), ((2000.0, 160, 120, 0.0), "focal"), ((300.0, 160, 120, 1.6), "distortion"), ((300.0, 160, 120, -0.3), "")],
+    [
+        ((50.0, 160, 120, 0.0), "focal"), ((2000.0, 160, 120, 0.0), "focal"),
+        ((300.0, 160, 120, 1.6), "distortion"), ((300.0, 160, 120, -0.3), ""),
+    ],
 )
 def test_impossible_lenses_are_named(params, words) -> None:
     reason = wild_camera(PosedPhoto("a", 320, 240, "SIMPLE_RADIAL", tuple(map(float, params)), np.eye(4)))
