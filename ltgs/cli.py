@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import operator
 import os
 import shlex
 import sys
@@ -143,8 +145,8 @@ class View(SceneCommand):
     def run(self) -> int:
         try:
             from viewer.app import view_scene
-        except ImportError as error:
-            if (error.name or "").split(".")[0] != "viser":
+        except ModuleNotFoundError as error:
+            if error.name != "viser":
                 raise
             raise MissingDependency("The viewer needs viser. Run: pip install 'viser>=1.1.1,<1.2'") from error
         view_scene(self.scene, host=self.host, port=self.port, open_browser=not self.no_open, block=True)
@@ -257,8 +259,7 @@ class Export(SceneCommand):
             raise UsageError("Nothing to export: pass -o FILE for Gaussians, --cameras FILE for cameras, or both.")
         scene = SceneStore.open(self.scene).load()
         if self.cameras is not None:
-            cameras = [p.camera for p in scene.photos() if p.camera is not None]
-            write_cameras_json(self.cameras, cameras)
+            write_cameras_json(self.cameras, cameras := [p.camera for p in scene.photos() if p.camera is not None])
             print(f"{len(cameras)} cameras in {self.cameras}")
         if self.output is not None and self.time == "all":
             for path in export_sequence(scene.chronology, self.format, self.output):
@@ -365,11 +366,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Waiting threads sleep: beside another process, spinning made a run two to four times longer. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
     if arguments[:1] == ["--version"]:
         print(f"ltgs {__version__}")
         return 0
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s: %(message)s")
-    debug = "--debug" in arguments
     try:
         return int(_parse(arguments).run())
     except SystemExit as error:
@@ -391,11 +392,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: list[str]) -> Any:
     kinds = [Annotated[kind, subcommand(name, prefix_name=False)] for name, kind in COMMANDS.items()]
-    union = kinds[0]
-    for kind in kinds[1:]:
-        union = union | kind  # type: ignore[assignment]
-    return tyro.cli(
-        union,  # type: ignore[arg-type]
+    union = functools.reduce(operator.or_, kinds)
+    return tyro.cli(  # type: ignore[call-overload]
+        union,
         prog="ltgs", args=arguments or ["--help"], config=(FlagCreatePairsOff,),
         description="Living 3-D Gaussian scenes with a timeline, from folders of photos.",
     )

@@ -102,7 +102,8 @@ class _States:
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
-        self._time, self._state = -1, None
+        self._time = -1
+        self._state: SceneState | None = None
 
     def at(self, time: int) -> SceneState:
         if self._time != time or self._state is None:

@@ -47,12 +47,13 @@ def assign_cameras(
     out = {}
     for photo in photos:
         tail = Path(photo.name).name
-        camera = by_name.get(photo.name)
+        chosen = by_name.get(photo.name)
         alike = by_tail.get(tail, [])
-        if camera is None and len(alike) == 1 and tails[tail] == 1 and _compatible(alike[0].name, photo.name):
-            camera = alike[0]
-        if camera is None:
+        if chosen is None and len(alike) == 1 and tails[tail] == 1 and _compatible(alike[0].name, photo.name):
+            chosen = alike[0]
+        if chosen is None:
             continue
+        camera = chosen
         aspect = (photo.width * camera.height) / (photo.height * camera.width)
         if abs(aspect - 1) > MAX_ASPECT_ERROR:
             sizes = f"the given camera is {camera.width}x{camera.height}, the photo {photo.width}x{photo.height}"

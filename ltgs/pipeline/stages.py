@@ -98,19 +98,21 @@ def scan_visit(capture: Capture, progress: Progress) -> VisitInput:
         photo = PhotoInput(frame.name, frame.path, digest, width, height, exif.focal_px, exif.make_model or "")
         return photo, digest, ""
 
-    photos, refused, hashes = [], {}, {}
+    photos: list[PhotoInput] = []
+    refused: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     first_with: dict[str, str] = {}
     workers = min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         for index, (frame, found) in enumerate(zip(capture.frames, pool.map(look, capture.frames), strict=True)):
             photo, hashes[frame.name], reason = found
-            if photo is not None and photo.sha256 in first_with:
-                photo, reason = None, f"the same file as {first_with[photo.sha256]}"
-            if photo is not None:
+            if photo is None:
+                refused[frame.name] = reason
+            elif photo.sha256 in first_with:
+                refused[frame.name] = f"the same file as {first_with[photo.sha256]}"
+            else:
                 first_with[photo.sha256] = photo.name
                 photos.append(photo)
-            else:
-                refused[frame.name] = reason
             progress(ProgressEvent("scan", index + 1, len(capture.frames)))
     for name, reason in refused.items():
         progress(ProgressEvent("scan", message=f"{name} is skipped: {reason}", level="warning"))
@@ -280,7 +282,7 @@ def mean_psnr(
     values = []
     with torch.no_grad():
         for index, photo in enumerate(photos):
-            rgb = render(gaussians, stack_cameras([photo.camera]), backend=backend, with_depth=False).rgb[0]
+            rgb = render(gaussians, stack_cameras([photo.camera]), backend=backend, with_depth=False).rgb[0]  # type: ignore[arg-type]
             if appearance is not None:
                 rgb = appearance.apply(rgb)
             if exposures is not None:

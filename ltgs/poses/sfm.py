@@ -201,7 +201,8 @@ def _matched(
     progress: Progress, label: str, given: Mapping[str, PosedPhoto] | None = None,
 ) -> tuple[AttemptDatabase, dict[tuple[int, int], Matches]]:
     """A database with verified matches; features and matches come from the cache where a former run left them."""
-    pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
+    # Failures are reported with reasons by this module; the library's own lines would break the progress display.
+    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
     names = [p.name for p in photos]
     key = config_key(
         [(p.name, p.sha256) for p in photos], config.features, config.matching, DESCRIPTOR_KIND

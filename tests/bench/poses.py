@@ -21,6 +21,7 @@ from ltgs.poses.align import align_cameras, pose_errors
 from ltgs.poses.features import FeatureConfig, PhotoInput
 from ltgs.poses.localize import localize_photos
 from ltgs.poses.sfm import SfmConfig, SfmResult, reconstruct_poses
+from tests.poses.place import epfl_truth
 
 PHOTO_SETS = (
     "kermit", "ET", "epfl_fountain-P11", "epfl_Herz-Jesus-P8", "sceaux", "monstree", "fox", "opensfm_lund", "hilti_small",
@@ -36,18 +37,6 @@ def photo_inputs(folder: Path, root: Path) -> list[PhotoInput]:
         name = path.relative_to(root).as_posix()
         out.append(PhotoInput(name, path, photo_sha256(path), width, height, pixels.exif.focal_px, pixels.exif.make_model))
     return out
-
-
-def epfl_truth(folder: Path) -> dict[str, np.ndarray]:
-    """cam_from_world of the laser-scanned EPFL sets: the files hold K, zeros, world_from_camera rotation and the centre."""
-    truth = {}
-    for path in sorted(folder.glob("*.camera")):
-        rows = [list(map(float, line.split())) for line in path.read_text().splitlines() if line.strip()]
-        pose = np.eye(4)
-        pose[:3, :3] = np.array(rows[4:7]).T
-        pose[:3, 3] = -pose[:3, :3] @ np.array(rows[7])
-        truth[path.name.removesuffix(".camera")] = pose
-    return truth
 
 
 def run_set(folder: Path, config: SfmConfig, work: Path) -> dict:

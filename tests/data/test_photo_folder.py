@@ -191,7 +191,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
 def test_names_that_are_not_utf8_are_skipped_with_a_reason(tmp_path: Path) -> None:
     photo(tmp_path / "t0" / "a.jpg")
     try:
-        os.rename(os.fsencode(photo(tmp_path / "t0" / "b.jpg")), os.fsencode(tmp_path / "t0") + b"/caf\xe9.jpg")
+        photo(tmp_path / "t0" / "b.jpg").rename(os.fsdecode(os.fsencode(tmp_path / "t0") + b"/caf\xe9.jpg"))
     except OSError:
         pytest.skip("this file system refuses byte names")
     listing = read_captures(tmp_path / "t0")

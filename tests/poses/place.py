@@ -101,3 +101,15 @@ def shoot(
         photos.append(PhotoInput(name, path, photo_sha256(path), *size, focal_prior, "Test Camera"))
         truth[name] = pose
     return photos, truth
+
+
+def epfl_truth(folder: Path) -> dict[str, np.ndarray]:
+    """cam_from_world of the laser-scanned EPFL sets: the files hold K, zeros, world_from_camera rotation and the centre."""
+    truth = {}
+    for path in sorted(folder.glob("*.camera")):
+        rows = [list(map(float, line.split())) for line in path.read_text().splitlines() if line.strip()]
+        pose = np.eye(4)
+        pose[:3, :3] = np.array(rows[4:7]).T
+        pose[:3, 3] = -pose[:3, :3] @ np.array(rows[7])
+        truth[path.name.removesuffix(".camera")] = pose
+    return truth

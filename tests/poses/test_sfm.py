@@ -195,3 +195,45 @@ def test_wrong_given_cameras_are_refused(first_visit: FirstVisit, tmp_path) -> N
 def test_impossible_lenses_are_named(params, words) -> None:
     reason = wild_camera(PosedPhoto("a", 320, 240, "SIMPLE_RADIAL", tuple(map(float, params)), np.eye(4)))
     assert (words in reason) if words else reason == ""
+
+
+def test_walking_straight_ahead_is_posed(tmp_path) -> None:
+    start, forward = np.array([5.2, 4.6, 1.7]), np.array([-0.75, -0.62, -0.02])
+    walk = [look_at(tuple(start + i * 0.33 * forward), tuple(start + 20 * forward)) for i in range(8)]
+    photos, _ = shoot(Place(), tmp_path / "t0", walk, focal=260.0, focal_prior=260.0)
+    result = reconstruct_poses(photos, tmp_path / "work", config=SMALL)
+    assert len(result.posed) == 8
+    moved = np.array([-p.cam_from_world[:3, :3].T @ p.cam_from_world[:3, 3] for p in result.posed.values()])
+    steps = np.linalg.norm(np.diff(moved, axis=0), axis=1)
+    assert steps.std() / steps.mean() < 0.1, "equal steps stay equal"
+    view = result.posed[photos[0].name].cam_from_world[2, :3]
+    assert (moved[-1] - moved[0]) @ view / np.linalg.norm(moved[-1] - moved[0]) > 0.99
+
+
+@pytest.mark.parametrize("at", [2, 5, 7, 9])
+def test_an_interrupted_run_continues(first_visit: FirstVisit, tmp_path, at: int) -> None:
+    class Stopped(Exception):
+        pass
+
+    seen = []
+
+    def stop(event: ProgressEvent) -> None:
+        seen.append(event)
+        if len(seen) == at:
+            raise Stopped
+
+    photos = first_visit.photos[:4]
+    with pytest.raises(Stopped):
+        reconstruct_poses(photos, tmp_path, config=SMALL, progress=stop)
+    kept = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.npz")}
+    result = reconstruct_poses(photos, tmp_path, config=SMALL)
+    assert all(p.stat().st_mtime_ns == t for p, t in kept.items()) and kept
+    whole = reconstruct_poses(photos, tmp_path / "other", config=SMALL)
+    for name, posed in whole.posed.items():
+        assert np.array_equal(posed.cam_from_world, result.posed[name].cam_from_world)
+
+
+def test_a_photo_whose_size_changed_is_named(first_visit: FirstVisit, tmp_path) -> None:
+    photos = [replace(first_visit.photos[0], width=240, height=320), *first_visit.photos[1:]]
+    result = reconstruct_poses(photos, tmp_path, config=SMALL)
+    assert "240x320" in result.failures[photos[0].name] and len(result.posed) == 6
