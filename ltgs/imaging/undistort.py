@@ -35,7 +35,8 @@ def undistort_photo(
     K = np.array(K, dtype=np.float64)
     K[:2] *= scale[:, None]
     if size != (width, height):
-        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if scale.min() < 1 else cv2.INTER_CUBIC)
+        filter_ = cv2.INTER_AREA if scale.min() < 1 else cv2.INTER_CUBIC
+        rgb = np.asarray(cv2.resize(rgb, size, interpolation=filter_), dtype=np.uint8)
     if not np.any(np.abs(distortion) > 1e-12):
         return np.ascontiguousarray(rgb), K
     K_new = _inner_camera(K, distortion, size)
@@ -43,7 +44,7 @@ def undistort_photo(
     image = cv2.remap(
         rgb, map_x - np.float32(0.5), map_y - np.float32(0.5), cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE
     )
-    return image, K_new
+    return np.asarray(image, dtype=np.uint8), K_new
 
 
 def distort_normalised(xy: Array, distortion: Array) -> Array:

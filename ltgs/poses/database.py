@@ -136,7 +136,7 @@ class AttemptDatabase:
             pair_ids, counts = database.read_two_view_geometry_num_inliers()
         out = {}
         for pair_id, count in zip(pair_ids, counts, strict=True):
-            first, second = pycolmap.pair_id_to_image_pair(pair_id) if np.isscalar(pair_id) else pair_id
+            first, second = pycolmap.pair_id_to_image_pair(pair_id)
             if count > 0:
                 out[names[first], names[second]] = int(count)
         return out

@@ -99,10 +99,10 @@ def extract_features(rgb: NDArray[np.uint8], config: FeatureConfig) -> PhotoFeat
     small = rgb
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
+        small = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     # The precise upscale keeps the doubled first octave free of OpenCV's historical quarter-pixel shift.
-    sift = cv2.SIFT_create(0, 3, config.contrast_threshold, config.edge_threshold, 1.6, True)
+    sift = cv2.SIFT.create(0, 3, config.contrast_threshold, config.edge_threshold, 1.6, True)
     found = sift.detect(grey, None) if min(grey.shape) >= 16 else ()
     if len(found) == 0:
         empty = np.zeros((0, 2), np.float32)
@@ -159,7 +159,7 @@ def save_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as stream:
-        np.savez(stream, **arrays)
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
         stream.flush()
         os.fsync(stream.fileno())
     temporary.replace(path)
