@@ -108,14 +108,14 @@ def extract_features(rgb: NDArray[np.uint8], config: FeatureConfig) -> PhotoFeat
         empty = np.zeros((0, 2), np.float32)
         return PhotoFeatures(empty, empty[:, 0], np.zeros((0, 128), np.uint8), np.zeros((0, 3), np.uint8), width, height)
     chosen = [found[i] for i in _spread(found, small.shape, config.max_keypoints)]
-    chosen, raw = sift.compute(grey, chosen)
+    chosen, raw = sift.compute(grey, chosen)  # type: ignore[assignment]
     xy = np.array([k.pt for k in chosen], np.float32).reshape(-1, 2)
     # OpenCV puts the centre of the first pixel at (0, 0).
     factor = np.array([width / small.shape[1], height / small.shape[0]], np.float32)
     size = np.array([k.size for k in chosen], np.float32) * factor.mean()
     column, row = np.rint(xy).astype(int).T
     colours = small[row.clip(0, small.shape[0] - 1), column.clip(0, small.shape[1] - 1)]
-    return PhotoFeatures((xy + 0.5) * factor, size, root_sift(raw), colours, width, height)
+    return PhotoFeatures((xy + 0.5) * factor, size, root_sift(np.asarray(raw, np.float32)), colours, width, height)
 
 
 def root_sift(raw: NDArray[np.float32]) -> NDArray[np.uint8]:

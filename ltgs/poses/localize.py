@@ -40,8 +40,8 @@ class LocalizeConfig:
     min_inliers: int = 15
     """Fewest inliers of a believed pose (COLMAP uses 30 for a map of its own, 15 for single pairs)."""
     min_inlier_ratio: float = 0.06
-    """Smallest share of inliers among the 2-D to 3-D pairs. Measured: 150 photos of other places reach 4 to 10 inliers and at
-    most 0.03, photos of the place hundreds and more than 0.2."""
+    """Smallest share of inliers among the 2-D to 3-D pairs. Measured: 114 trials with photos of other places reach 4 to 10
+    inliers and at most 0.03; photos of rooms/desk at least 691 inliers."""
     max_centre_sigma: float = 0.03
     """Largest standard deviation of the camera centre relative to the viewing distance."""
     max_rotation_sigma_deg: float = 1.0
