@@ -10,9 +10,8 @@ from torch import Tensor
 
 from ltgs.core.checks import check_shape
 from ltgs.core.se3 import matrix_to_quat, quat_multiply, quat_to_matrix
-from ltgs.core.sh import rotate_sh
+from ltgs.core.sh import dc_to_rgb, rotate_sh
 
-SH_C0 = 0.28209479177387814
 FIELDS = ("means", "quats", "log_scales", "opacity_logits", "sh")
 
 
@@ -65,7 +64,7 @@ class Gaussians:
     @property
     def base_rgb(self) -> Tensor:
         """[N, 3] view-independent colour, not clamped."""
-        return 0.5 + SH_C0 * self.sh[:, 0]
+        return dc_to_rgb(self.sh[:, 0])
 
     @property
     def covariances(self) -> Tensor:

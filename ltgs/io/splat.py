@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ltgs.core.gaussians import SH_C0, Gaussians
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.sh import rgb_to_dc
 from ltgs.errors import FormatError
 from ltgs.io.atomic import explained, write_file
 
@@ -55,5 +56,5 @@ def read_splat(path: Path | str) -> Gaussians:
         log_scales=torch.from_numpy(rows["scale"].copy()).log(),
         # An 8-bit opacity of 0 or 1 has no finite logit; a quarter of a step inside is as near as it can be known.
         opacity_logits=torch.logit(rgba[:, 3].clamp(0.25 / 255, 1 - 0.25 / 255)),
-        sh=((rgba[:, None, :3] - 0.5) / SH_C0),
+        sh=rgb_to_dc(rgba[:, None, :3]),
     )

@@ -173,9 +173,8 @@ def _candidate_sets(
     chosen = candidates(sums, config).nonzero()[:, 0]
     if len(chosen) == 0:
         return []
-    footprint = np.median([np.median(v.depth[v.alpha > 0.5]) / v.camera.K[0, 0] for v in views if (v.alpha > 0.5).any()])
     points = current.means[chosen].double().numpy()
-    labels = cluster_points(points, config.link_px * float(footprint))
+    labels = cluster_points(points, config.link_px * _pixel_footprint(views))
     weight = sums[:, chosen, 1].amax(0)
     sets = []
     for label in np.unique(labels):
@@ -187,6 +186,11 @@ def _candidate_sets(
     return [m for _, m in sorted(sets, key=lambda item: -item[0])]
 
 
+def _pixel_footprint(views: Sequence[ComparedView]) -> float:
+    """Size of a pixel at the median depth of what is known, scene units."""
+    return float(np.median([np.median(v.depth[v.alpha > 0.5]) / v.camera.K[0, 0] for v in views if (v.alpha > 0.5).any()]))
+
+
 def _merge_touching(
     gaussians: Gaussians, sets: list[VacatedSet], views: Sequence[ComparedView], config: CarveConfig
 ) -> list[VacatedSet]:
@@ -195,8 +199,7 @@ def _merge_touching(
         return sets
     members = torch.cat([s.members for s in sets])
     owner = np.concatenate([np.full(len(s.members), i) for i, s in enumerate(sets)])
-    footprint = np.median([np.median(v.depth[v.alpha > 0.5]) / v.camera.K[0, 0] for v in views if (v.alpha > 0.5).any()])
-    labels = cluster_points(gaussians.means[members].double().numpy(), config.link_px * float(footprint))
+    labels = cluster_points(gaussians.means[members].double().numpy(), config.link_px * _pixel_footprint(views))
     groups: dict[int, set[int]] = {}
     parent = list(range(len(sets)))
 

@@ -168,7 +168,8 @@ class _Update:
                 break
             self._add_known(known, sets)
             with self._timed("instances"):
-                gone = self._compare_with(kept, [])
+                # Without placed objects the views are those of the bare remaining scene already.
+                gone = self._compare_with(kept, []) if placed else views
                 holes = hole_masks(before, gone)
                 outside = [with_mask(v, v.mask & ~h) for v, h in zip(views, holes, strict=True)]
                 instances = hull_instances(outside, config=self.config.hull)[: self.config.max_objects]
