@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltgs.change.evidence import EvidenceConfig, change_mask, change_score
+from ltgs.change.earlier import EarlierConfig, Witness, cap_cues
+from ltgs.change.evidence import EvidenceConfig, agreement, change_mask, change_score
 from ltgs.change.harmonise import ColourFit, HarmoniseConfig, fit_colour
 from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.gaussians import Gaussians
@@ -25,6 +26,7 @@ class CompareConfig:
 
     harmonise: HarmoniseConfig = field(default_factory=HarmoniseConfig)
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
+    earlier: EarlierConfig = field(default_factory=EarlierConfig)
     light_rounds: int = 2
     """Fits of the light; from the second on, pixels found changed are left out."""
 
@@ -55,6 +57,7 @@ def compare(
     shots: Sequence[Shot],
     *,
     fits: Sequence[ColourFit] | None = None,
+    witnesses: Sequence[Witness] | None = None,
     config: CompareConfig | None = None,
     backend: str = "auto",
 ) -> tuple[list[ComparedView], list[ColourFit]]:
@@ -63,19 +66,21 @@ def compare(
     Args:
         fits: colour fits of an earlier call for the same photos; given, the light is not fitted again, so that two scene
             hypotheses are judged under the same light.
+        witnesses: what the first visit's photos say, one per photo; where they agree with a photo it shows no change.
     """
     config = config or CompareConfig()
     views, used = [], []
     for index, shot in enumerate(shots):
+        seen = witnesses[index] if witnesses is not None else None
         rgb, alpha, depth, statistics = render_state(gaussians, expected, shot.camera, backend=backend)
         if fits is not None:
             fit = fits[index]
-            view = _compare_one(shot, rgb, alpha, depth, statistics, fit, config)
+            view = _compare_one(shot, rgb, alpha, depth, statistics, fit, config, seen)
         else:
             changed = np.zeros(alpha.shape, bool)
             for _ in range(max(1, config.light_rounds)):
                 fit = fit_colour(rgb, shot.photo, (alpha > 0.9) & ~changed, config=config.harmonise)
-                view = _compare_one(shot, rgb, alpha, depth, statistics, fit, config)
+                view = _compare_one(shot, rgb, alpha, depth, statistics, fit, config, seen)
                 changed = view.mask
         views.append(view)
         used.append(fit)
@@ -83,16 +88,19 @@ def compare(
 
 
 def _compare_one(
-    shot: Shot, rgb: NDArray, alpha: NDArray, depth: NDArray, statistics: NDArray, fit: ColourFit, config: CompareConfig
+    shot: Shot, rgb: NDArray, alpha: NDArray, depth: NDArray, statistics: NDArray, fit: ColourFit, config: CompareConfig,
+    seen: Witness | None,
 ) -> ComparedView:
     shown = fit.apply(np.clip(rgb, 0, 1).astype(np.float32))
     cues = residual_cues(torch.from_numpy(shown), torch.from_numpy(shot.photo)).numpy()
+    if seen is not None:
+        cues = cap_cues(cues, depth, seen, config.earlier)
     score = change_score(
         cues, statistics[..., :2], np.sqrt(np.maximum(statistics[..., 2:4], 0)), alpha, config=config.evidence
     )
     return ComparedView(
         shot.camera, shot.photo, shown, fit.affine, fit.gain, alpha, depth, score,
-        change_mask(score, config=config.evidence), fit.noise,
+        change_mask(score, config=config.evidence), agreement(cues, alpha, config=config.evidence), fit.noise,
     )
 
 

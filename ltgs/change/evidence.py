@@ -29,6 +29,8 @@ class EvidenceConfig:
     """Weight of the colour cue; it reacts to shadows, the structure cue hardly does."""
     smooth_px: float = 1.5
     """Gaussian smoothing of the score, pixels at an image of 640 px; scales with the image."""
+    agree: float = 0.9
+    """Score below which a pixel agrees, were it as well known as the best of the scene."""
     min_alpha: float = 0.6
     """Pixels the known scene covers less than this are unknown, never changed."""
     min_area: float = 1.0e-4
@@ -61,6 +63,16 @@ def change_score(
     sigma = config.smooth_px * max(cues.shape[:2]) / 640
     smooth = cv2.GaussianBlur(combined.astype(np.float32), (0, 0), max(sigma, 0.5))
     return np.where(known, np.clip(smooth / config.level, 0, 10), 0).astype(np.float32)
+
+
+def agreement(cues: Image, alpha: Image, *, config: EvidenceConfig | None = None) -> NDArray[np.bool_]:
+    """[H, W] where a pixel would pass for unchanged even if the scene were perfectly known there.
+
+    A blurred region passes any lenient test; that says nothing about whether its objects are still there.
+    """
+    config = config or EvidenceConfig()
+    nothing = np.zeros_like(cues)
+    return (change_score(cues, nothing, nothing, alpha, config=config) < config.agree) & (alpha > config.min_alpha)
 
 
 def change_mask(score: Image, *, config: EvidenceConfig | None = None) -> NDArray[np.bool_]:

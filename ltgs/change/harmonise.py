@@ -46,6 +46,10 @@ class ColourFit:
         shown = render @ self.affine[:, :3].T.astype(np.float32) + self.affine[:, 3].astype(np.float32)
         return np.clip(shown * self.gain, 0, 1).astype(np.float32)
 
+    def part(self, box: tuple[slice, slice]) -> ColourFit:
+        """The same fit for a crop of the photo (rows, columns)."""
+        return ColourFit(self.affine, self.gain[box], self.noise)
+
 
 def robust_scale(values: NDArray) -> float:
     """1.4826 times the median absolute value, at least 1e-4."""

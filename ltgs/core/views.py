@@ -31,6 +31,8 @@ class ComparedView:
     """[H, W] change score; 1 is the decision level."""
     mask: NDArray[np.bool_]
     """[H, W] changed."""
+    agreed: NDArray[np.bool_]
+    """[H, W] capture and render agree as closely as they do in well-known places; what is neither is undecided."""
     noise: float
     """Robust standard deviation of capture minus render on unchanged pixels, colour units."""
 

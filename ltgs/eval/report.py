@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -41,7 +41,14 @@ def evaluation_json(evaluation: Evaluation, scene: Scene) -> dict[str, Any]:
     }
 
 
-def mean_metrics(images: Sequence[ImageScore]) -> dict[str, float | None]:
+class Scored(Protocol):
+    """Anything with metrics by name."""
+
+    @property
+    def metrics(self) -> dict[str, float]: ...
+
+
+def mean_metrics(images: Sequence[Scored]) -> dict[str, float | None]:
     """Mean and standard deviation of every metric; None without images."""
     out: dict[str, float | None] = {}
     for name in METRICS:

@@ -10,6 +10,9 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from ltgs.core.gaussians import Gaussians
@@ -26,19 +29,26 @@ class CarveConfig:
     """Vacated sets of Gaussians."""
 
     mean_evidence: float = 0.55
-    """Share of a Gaussian's pixels, over all views, that must have changed."""
+    """Share of a Gaussian's decided pixels, over all views, that must have changed."""
     min_evidence: float = 0.25
-    """The same in each single view that sees it."""
+    """The same in each single view that decides anything about it."""
     seen_px: float = 0.2
-    """Alpha-weighted pixels above which a view counts as seeing a Gaussian."""
+    """Alpha-weighted decided pixels above which a view says something about a Gaussian."""
     link_px: float = 5.0
     """Candidates closer than this many pixels' footprint belong together."""
-    min_pixels: float = 1.5e-4
-    """Smallest candidate set: pixels in its best view relative to the image area."""
+    max_sets: int = 24
+    """Most candidate sets tried per pass, those with most changed pixels first."""
     min_footprint: float = 8e-4
     """Smallest set that counts as an object: altered pixels of all views together relative to the image area."""
+    single_view_factor: float = 4.0
+    """A set that only one photo shows must be this much larger."""
     explained: float = 0.22
-    """Share of a set's pixels that must match the captures once it is gone."""
+    """Share of a set's pixels that must match the captures once it is gone, for that alone to prove that it left."""
+    explained_outline: float = 0.08
+    """The same for a set whose outline is that of the change: what it hid may never have been seen and match nothing."""
+    outline: float = 0.75
+    """Share of the touched change regions that the set covers, from which its outline is that of the change. A patch that a
+    new object hides covers less: each view hides another part of it."""
     max_holes: float = 0.8
     """A set whose removal leaves more than this share of its pixels empty proves nothing."""
     peels: int = 4
@@ -67,12 +77,17 @@ Compare = Callable[[Gaussians, Tensor], list[ComparedView]]
 
 
 def candidates(sums: Tensor, config: CarveConfig) -> Tensor:
-    """[V, N, 2] (changed pixels, pixels) -> [N] bool: changed wherever it is seen."""
-    changed, weight = sums[..., 0], sums[..., 1]
+    """[V, N, 3] (changed pixels, agreeing pixels, pixels) -> [N] bool: changed wherever anything is decided."""
+    changed, weight = sums[..., 0], sums[..., 0] + sums[..., 1]
     seen = weight > config.seen_px
     ratio = torch.where(seen, changed / weight.clamp_min(1e-6), torch.ones_like(weight))
     mean = (changed * seen).sum(0) / (weight * seen).sum(0).clamp_min(1e-6)
     return (seen.sum(0) >= 1) & (mean >= config.mean_evidence) & (ratio.amin(0) >= config.min_evidence)
+
+
+def _verdicts(views: Sequence[ComparedView]) -> list[NDArray[np.float32]]:
+    """Per view [H, W, 2]: changed, agreed; undecided pixels are neither."""
+    return [np.stack([v.mask, v.agreed & ~v.mask], -1).astype(np.float32) for v in views]
 
 
 def find_vacated(
@@ -108,13 +123,17 @@ def find_vacated(
             if len(members) == 0 or any(np.array_equal(centre, t) for t in tried):
                 continue
             tried.append(centre)
-            trial, after = _peel(gaussians, kept, free, members, lift, compare, config)
-            explained, footprint, holes = removal_benefit(views, after)
-            log.debug("set of %d at %s: explained %.2f of %d px, holes %.2f", len(members), centre, explained, footprint, holes)
-            too_small = footprint < config.min_footprint * views[0].mask.size
-            if too_small or holes > config.max_holes or explained < config.explained:
+            trial = kept.clone()
+            trial[members] = False
+            after = compare(gaussians, trial)
+            if removal_benefit(views, after).altered_px < 0.25 * config.min_footprint * views[0].mask.size:
                 continue
-            found.append(VacatedSet((kept & ~trial).nonzero()[:, 0], explained, footprint))
+            trial, after = _peel(gaussians, trial, free, members, after, lift, compare, config)
+            benefit = removal_benefit(views, after)
+            log.debug("set of %d at %s: %s", len(members), centre, benefit)
+            if not benefit.proves(config, views[0].mask.size):
+                continue
+            found.append(VacatedSet((kept & ~trial).nonzero()[:, 0], benefit.explained, benefit.altered_px))
             kept, views, progress = trial, after, True
         if not progress:
             break
@@ -122,19 +141,22 @@ def find_vacated(
 
 
 def _peel(
-    gaussians: Gaussians, kept: Tensor, free: Tensor, members: Tensor, lift: Lift, compare: Compare, config: CarveConfig
+    gaussians: Gaussians, trial: Tensor, free: Tensor, members: Tensor, after: list[ComparedView], lift: Lift,
+    compare: Compare, config: CarveConfig,
 ) -> tuple[Tensor, list[ComparedView]]:
-    """Remove a set, then layer by layer what it hid and what the captures contradict as well, inside the set's own box."""
-    trial = kept.clone()
-    trial[members] = False
+    """Remove, layer by layer, what a removed set hid and the captures contradict as well, inside the set's own box.
+
+    Args:
+        trial: [N] bool, the state without the set. after: the views compared with it.
+    """
+    trial = trial.clone()
     points = gaussians.means[members].double()
     low, high = points.quantile(0.02, dim=0), points.quantile(0.98, dim=0)
     middle, half = (low + high) / 2, (high - low) / 2
     inside = ((gaussians.means.double() - middle).abs() <= half * config.reach + 0.1 * half.max()).all(1)
-    after = compare(gaussians, trial)
     for _ in range(config.peels):
         alive = trial.nonzero()[:, 0]
-        sums = lift(gaussians[alive], after, [v.mask[..., None].astype(np.float32) for v in after])
+        sums = lift(gaussians[alive], after, _verdicts(after))
         layer = alive[candidates(sums, config)]
         layer = layer[inside[layer] & free[layer]]
         if len(layer) == 0:
@@ -144,23 +166,53 @@ def _peel(
     return trial, after
 
 
-def removal_benefit(before: Sequence[ComparedView], after: Sequence[ComparedView]) -> tuple[float, int, float]:
-    """What a removal explains.
+@dataclass(frozen=True)
+class RemovalBenefit:
+    """What the captures say about a removal."""
 
-    Returns:
-        share of the altered pixels, holes left out, that now match their capture (pixels that matched before and no longer
-        do count against it); the number of altered pixels; the share of them that became holes.
-    """
-    explained, total, holes = 0.0, 0, 0
+    explained: float
+    """Share of the altered pixels, holes left out, that now match their capture; pixels that matched before and no longer do
+    count against it."""
+    altered_px: int
+    """Pixels of all views that the removal alters and that speak of change before or after."""
+    holes: float
+    """Share of them with nothing known behind."""
+    outline: float
+    """Share of the touched change regions that the removal alters."""
+    num_views: int
+    """Photos that take part, with at least a tenth of the pixels of the one with most."""
+
+    def proves(self, config: CarveConfig, image_px: int) -> bool:
+        """Whether the set has left."""
+        smallest = config.min_footprint * (1.0 if self.num_views > 1 else config.single_view_factor)
+        if self.altered_px < smallest * image_px or self.holes > config.max_holes:
+            return False
+        level = config.explained_outline if self.outline >= config.outline else config.explained
+        return self.explained >= level
+
+
+def removal_benefit(before: Sequence[ComparedView], after: Sequence[ComparedView]) -> RemovalBenefit:
+    """Compare the captures with the state with and without a set."""
+    explained, holes, covered, regions = 0.0, 0, 0, 0
+    pixels: list[int] = []
     for b, a in zip(before, after, strict=True):
         altered = (np.abs(b.shown - a.shown).max(-1) > 0.03) | (np.abs(b.alpha - a.alpha) > 0.1)
+        count, labels = cv2.connectedComponents(b.mask.astype(np.uint8), connectivity=8)
+        overlap = np.bincount(labels[altered & b.mask], minlength=count)
+        touched = overlap >= max(1.0, 0.2 * overlap.sum())
+        covered += int(overlap[touched].sum())
+        regions += int(np.bincount(labels.ravel(), minlength=count)[touched].sum())
         altered &= (b.alpha > 0.5) & ((b.score > 0.3) | (a.score > 0.3))
         hole = altered & (a.alpha < 0.6)
         gain = np.clip(b.score, 0, 1) - np.clip(a.score, 0, 1)
         explained += float(gain[altered & ~hole].sum())
-        total += int(altered.sum())
+        pixels.append(int(altered.sum()))
         holes += int(hole.sum())
-    return explained / max(total - holes, 1), total, holes / max(total, 1)
+    total, most = sum(pixels), max(pixels, default=0)
+    return RemovalBenefit(
+        explained / max(total - holes, 1), total, holes / max(total, 1), covered / max(regions, 1),
+        sum(p >= max(1.0, 0.1 * most) for p in pixels),
+    )
 
 
 def _candidate_sets(
@@ -169,21 +221,35 @@ def _candidate_sets(
     """Connected sets of candidates among the kept Gaussians, largest first."""
     alive = kept.nonzero()[:, 0]
     current = gaussians[alive]
-    sums = lift(current, views, [v.mask[..., None].astype(np.float32) for v in views])
+    sums = lift(current, views, _verdicts(views))
     chosen = candidates(sums, config).nonzero()[:, 0]
     if len(chosen) == 0:
         return []
-    points = current.means[chosen].double().numpy()
-    labels = cluster_points(points, config.link_px * _pixel_footprint(views))
-    weight = sums[:, chosen, 1].amax(0)
+    labels = _cluster(current[chosen], config.link_px * _pixel_footprint(views))
+    weight = sums[:, chosen, 0].sum(0)
     sets = []
     for label in np.unique(labels):
         own = torch.from_numpy(labels == label)
-        if float(weight[own].sum()) < config.min_pixels * views[0].mask.size:
+        if float(weight[own].sum()) < 0.25 * config.min_footprint * views[0].mask.size:
             continue
         members = alive[complete_members(current, chosen[own])]
         sets.append((float(weight[own].sum()), members))
-    return [m for _, m in sorted(sets, key=lambda item: -item[0])]
+    return [m for _, m in sorted(sets, key=lambda item: -item[0])][: config.max_sets]
+
+
+def _cluster(gaussians: Gaussians, radius: float) -> NDArray[np.int64]:
+    """[M] labels of Gaussians whose ellipsoids (one standard deviation, middle axis) come closer than `radius`.
+
+    A plain surface is made of few large Gaussians, whose centres are far apart.
+    """
+    points = gaussians.means.double().numpy()
+    reach = gaussians.scales.double().sort(dim=1).values[:, 1].numpy()
+    reach = np.minimum(reach, np.quantile(reach, 0.95))
+    pairs = cKDTree(points).query_pairs(radius + 2 * float(reach.max()), output_type="ndarray").reshape(-1, 2)
+    gap = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1) - reach[pairs].sum(1)
+    near = pairs[gap < radius]
+    graph = coo_matrix((np.ones(len(near)), (near[:, 0], near[:, 1])), shape=(len(points), len(points)))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
 def _pixel_footprint(views: Sequence[ComparedView]) -> float:
@@ -226,11 +292,16 @@ def _merge_touching(
 
 
 def hole_masks(before: Sequence[ComparedView], after: Sequence[ComparedView]) -> list[NDArray[np.bool_]]:
-    """Per view the pixels that a removal opened: nothing known there any more, or something far behind shows through."""
+    """Per view the pixels that a removal opened: nothing known there any more, or something far behind shows through.
+
+    With a rim of 0.6 % of the image: the outline of what left is never exact.
+    """
     kernel = np.ones((3, 3), np.uint8)
     out = []
     for b, a in zip(before, after, strict=True):
         altered = (np.abs(b.alpha - a.alpha) > 0.1) | (np.abs(b.shown - a.shown).max(-1) > 0.05)
         opened = altered & ((a.alpha < 0.75) | a.mask)
-        out.append(cv2.morphologyEx(opened.astype(np.uint8), cv2.MORPH_CLOSE, kernel) > 0)
+        closed = cv2.morphologyEx(opened.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
+        rim = max(1, round(0.006 * max(b.mask.shape)))
+        out.append(cv2.dilate(closed, np.ones((2 * rim + 1,) * 2, np.uint8)) > 0)
     return out

@@ -114,9 +114,9 @@ def consistent_samples(
         for j, other in enumerate(views):
             if j == i:
                 continue
-            inside, hidden, in_mask = _test_samples(flat, other, grown[j], config)
-            agree += inside & in_mask & ~hidden
-            contradicted |= inside & ~in_mask & ~hidden
+            visible, in_mask, unchanged = _test_samples(flat, other, grown[j], config)
+            agree += visible & in_mask
+            contradicted |= visible & unchanged & ~in_mask
         good = ~contradicted & ((agree >= 1) if len(views) > 1 else True)
         index = np.flatnonzero(good)
         points.append(flat[index])
@@ -131,14 +131,17 @@ def consistent_samples(
 def _test_samples(
     points: Array, view: ComparedView, grown: NDArray[np.bool_], config: HullConfig
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Per point: inside the image, hidden behind the known surface, inside the change mask."""
+    """Per point: in the image and not behind the known surface; inside the change mask; where capture and render agree.
+
+    An undecided pixel neither confirms nor contradicts.
+    """
     uv, depth = project(view.camera, points)
     inside = in_image(view.camera, uv, depth)
     columns = np.clip(uv[:, 0], 0, view.camera.width - 1).astype(int)
     rows = np.clip(uv[:, 1], 0, view.camera.height - 1).astype(int)
     surface = np.where(view.alpha[rows, columns] > 0.5, view.depth[rows, columns], np.inf)
     hidden = depth > surface * (1 + 2 * config.surface_margin)
-    return inside, inside & hidden, grown[rows, columns]
+    return inside & ~hidden, grown[rows, columns], view.agreed[rows, columns]
 
 
 def cluster_points(points: Array, radius: float) -> NDArray[np.int64]:
@@ -202,3 +205,24 @@ def _drop_crossings(
         kept.append(instance)
         taken = [t | m for t, m in zip(taken, instance.pixels, strict=True)]
     return kept
+
+
+def seen_empty(
+    points: Array, cameras: Sequence[Camera], depths: Sequence[NDArray[np.float32]], *, margin: float = 0.02
+) -> NDArray[np.int64]:
+    """[M] number of earlier photos that looked through a point at something behind it.
+
+    Content where nobody looked before may have been there all along: it is newly seen, not new.
+
+    Args:
+        depths: per camera [H, W] depth of the scene at that time, 0 where unknown.
+        margin: how much farther the surface must lie, relative to the point's depth.
+    """
+    count = np.zeros(len(points), np.int64)
+    for camera, depth in zip(cameras, depths, strict=True):
+        uv, z = project(camera, points)
+        inside = in_image(camera, uv, z)
+        columns = np.clip(uv[:, 0], 0, camera.width - 1).astype(int)
+        rows = np.clip(uv[:, 1], 0, camera.height - 1).astype(int)
+        count += inside & (depth[rows, columns] > z * (1 + margin))
+    return count

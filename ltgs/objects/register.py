@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,7 +14,8 @@ from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.se3 import make_rigid, rotation_angle_deg, se3_exp
 from ltgs.core.views import ComparedView
-from ltgs.objects.hull import HullInstance, project
+from ltgs.objects.crops import CostConfig, Crop, centred_on_masks, empty_cost, make_crops, pose_costs
+from ltgs.objects.hull import HullInstance
 from ltgs.render import render
 
 Array = NDArray[np.float64]
@@ -27,26 +27,26 @@ class RegisterConfig:
 
     num_rotations: int = 320
     """Rotations of the coarse sweep: half spread over all of SO(3), half about the axes the object stood on."""
-    num_positions: int = 4
-    """Start positions inside the instance's hull."""
     coarse_px: int = 40
     """Longer side of the crops of the coarse sweep, pixels."""
     fine_px: int = 120
     """Longer side of the crops of the refinement, pixels."""
-    num_refined: int = 6
-    """Best coarse poses that are refined."""
+    num_scouted: int = 10
+    """Best coarse poses that are refined a little, to see which deserve more."""
+    scout_px: int = 64
+    """Longer side of their crops, pixels."""
+    scout_steps: int = 24
+    """Adam steps of that first refinement."""
+    num_refined: int = 3
+    """Best scouted poses that are refined to the end."""
     steps: int = 60
-    """Adam steps per refinement."""
+    """Adam steps of the last refinement."""
     rate_translation: float = 0.03
     """Adam rate of the translation relative to the object's radius."""
     rate_rotation: float = 0.04
     """Adam rate of the rotation, radians."""
-    robust: float = 0.15
-    """Colour difference at which a pixel's cost levels off (Geman-McClure)."""
-    unknown_cost: float = 0.1
-    """Cost of a pixel about which nothing is known; between that of a fitting object (0.02) and of a wrong one (0.5)."""
-    margin: float = 0.35
-    """Crop border around the instance and the object relative to the object's size in the image."""
+    cost: CostConfig = field(default_factory=CostConfig)
+    """How a drawn object is judged."""
     symmetry_tie: float = 1.10
     """A refined pose whose cost is within this factor of the best but turned by more than 20 degrees marks a symmetry."""
 
@@ -72,26 +72,6 @@ class PoseHypothesis:
         return 1 - self.cost / max(self.cost_empty, 1e-12)
 
 
-@dataclass(frozen=True)
-class _Crop:
-    """One view cut to the area in question, at reduced size."""
-
-    K: Tensor
-    cam_from_world: Tensor
-    photo: Tensor
-    shown: Tensor
-    light: Tensor
-    """[3, 4] affine"""
-    gain: Tensor
-    """[h, w, 3]"""
-    weight: Tensor
-    """[h, w] 1 inside the photo, 0 in padding"""
-    depth: Tensor
-    """[h, w] depth of the known scene, +inf where unknown"""
-    alpha: Tensor
-    """[h, w, 1] how much of the pixel the known scene covers"""
-
-
 def random_rotations(count: int, rng: np.random.Generator) -> Array:
     """[count, 3, 3] uniform rotations."""
     q = rng.normal(size=(count, 4))
@@ -112,104 +92,29 @@ def axis_rotations(axis: Array, count: int) -> Array:
     return se3_exp(xi)[:, :3, :3].numpy()
 
 
-def make_crops(
-    views: Sequence[ComparedView], instance: HullInstance, radius: float, size_px: int, margin: float
-) -> list[_Crop]:
-    """Cut every view that sees the instance to one square of `size_px` around it, large enough for the object.
-
-    All crops share one size so that they render as one batch.
-    """
-    crops = []
-    for view, mask in zip(views, instance.pixels, strict=True):
-        uv, depth = project(view.camera, instance.centroid[None])
-        if depth[0] <= 1e-6:
-            continue
-        reach = view.camera.K[0, 0] * radius / depth[0]
-        low, high = uv[0] - reach * (1 + margin), uv[0] + reach * (1 + margin)
-        if mask.any():
-            rows, columns = np.nonzero(mask)
-            low = np.minimum(low, [columns.min() - 2, rows.min() - 2])
-            high = np.maximum(high, [columns.max() + 3, rows.max() + 3])
-        # A crop mostly outside the photo carries no information.
-        inside = np.clip(np.minimum(high, [view.camera.width, view.camera.height]) - np.maximum(low, 0), 0, None)
-        side = float((high - low).max())
-        if inside.prod() < 0.3 * (high - low).prod() or side > 2 * max(view.camera.width, view.camera.height):
-            continue
-        crops.append(_cut(view, (low + high) / 2 - side / 2, side, size_px))
-    return crops
-
-
-def _cut(view: ComparedView, corner: Array, side: float, size_px: int) -> _Crop:
-    scale = size_px / side
-    # The affine map from crop pixels to photo pixels; pixel centres are at +0.5 in both.
-    matrix = np.array([[1 / scale, 0, corner[0] + 0.5 / scale - 0.5], [0, 1 / scale, corner[1] + 0.5 / scale - 0.5]])
-    blur = max(0.0, 0.5 * (1 / scale - 1))
-
-    def warp(image: NDArray, border: float = 0.0, smooth: bool = True) -> NDArray:
-        source = cv2.GaussianBlur(image, (0, 0), blur) if smooth and blur > 0.3 else image
-        return cv2.warpAffine(
-            source, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_CONSTANT, borderValue=(border,) * 4,
-        )
-
-    depth = np.where(view.alpha > 0.5, view.depth, np.float32(1e10)).astype(np.float32)
-    intrinsics = np.array([[scale, 0, -corner[0] * scale], [0, scale, -corner[1] * scale], [0, 0, 1]]) @ view.camera.K
-    ones = np.ones(view.photo.shape[:2], np.float32)
-    as_tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32))  # noqa: E731
-    return _Crop(
-        as_tensor(intrinsics), as_tensor(view.camera.cam_from_world), as_tensor(warp(view.photo)), as_tensor(warp(view.shown)),
-        as_tensor(view.colour_affine), as_tensor(warp(view.gain, 1.0)),
-        as_tensor((warp(ones, smooth=False) > 0.99).astype(np.float32)),
-        as_tensor(cv2.warpAffine(depth, matrix, (size_px, size_px), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
-                                 borderMode=cv2.BORDER_CONSTANT, borderValue=1e10)),
-        as_tensor(warp(view.alpha)[..., None]),
-    )
-
-
-def _costs(template: Gaussians, poses: Tensor, crops: Sequence[_Crop], config: RegisterConfig, backend: str) -> Tensor:
-    """[P, 4, 4] poses -> [P] mean robust cost; differentiable in the poses. The object stays, the cameras move."""
-    size = crops[0].photo.shape[0]
-    num = len(poses)
-    total, weight = poses.new_zeros(num), 0.0
-    for crop in crops:
-        cameras = Cameras(crop.K.expand(num, 3, 3), crop.cam_from_world @ poses, size, size)
-        out = render(template, cameras, backend=backend)  # type: ignore[arg-type]
-        lit = (out.rgb @ crop.light[:, :3].T + out.alpha * crop.light[:, 3]) * crop.gain
-        visible = (out.depth[..., 0] < crop.depth * 1.03).to(lit.dtype).detach()[..., None]
-        cost = _pixel_cost(lit * visible, out.alpha * visible, crop, config)
-        total = total + (cost * crop.weight).sum((1, 2))
-        weight += float(crop.weight.sum())
-    return total / max(weight, 1.0)
-
-
-def _pixel_cost(lit: Tensor, alpha: Tensor, crop: _Crop, config: RegisterConfig) -> Tensor:
-    """[..., h, w] robust cost of an object's light over the known scene.
-
-    Where neither the object nor the known scene covers a pixel nothing is claimed about it; that costs a fixed amount, so
-    that a hole is filled only by an object that fits.
-    """
-    unknown = (1 - alpha) * (1 - crop.alpha)
-    shown = lit + (1 - alpha) * crop.alpha * crop.shown + unknown * crop.photo
-    square = (shown - crop.photo).square().mean(-1)
-    return square / (square + config.robust**2) + config.unknown_cost * unknown[..., 0]
-
-
-def empty_cost(crops: Sequence[_Crop], config: RegisterConfig) -> float:
-    """Cost of the crops with nothing drawn."""
-    total, weight = 0.0, 0.0
-    for crop in crops:
-        cost = _pixel_cost(torch.zeros_like(crop.shown), torch.zeros_like(crop.alpha), crop, config)
-        total += float((cost * crop.weight).sum())
-        weight += float(crop.weight.sum())
-    return total / max(weight, 1.0)
-
-
 def template_radius(template: Gaussians) -> float:
     """Radius of the sphere around the template's origin that holds 98 % of its centres, scene units."""
     return float(torch.quantile(template.means.norm(dim=1), 0.98)) if len(template) else 0.0
 
 
-def register_template(
+@dataclass(frozen=True)
+class Sweep:
+    """Start poses of one object at one instance and how well each explains the coarse crops."""
+
+    starts: Array
+    """[P, 4, 4] world_from_object."""
+    costs: Array
+    """[P] mean robust cost per pixel."""
+    cost_empty: float
+    """The same crops with nothing drawn."""
+
+    @property
+    def gain(self) -> float:
+        """Share of the cost that the best start explains; may be negative."""
+        return 1 - float(self.costs.min()) / max(self.cost_empty, 1e-12)
+
+
+def sweep_template(
     template: Gaussians,  # in the object's own frame, origin near its centre
     views: Sequence[ComparedView],
     instance: HullInstance,
@@ -219,61 +124,76 @@ def register_template(
     config: RegisterConfig | None = None,
     rng: np.random.Generator,
     backend: str = "auto",
-) -> PoseHypothesis | None:
-    """Find the pose of an object that best explains an instance of new content.
+) -> Sweep | None:
+    """Score many poses of an object inside an instance of new content, at low resolution.
 
     Returns:
-        the best hypothesis, or None if no view shows the instance well enough to compare.
+        None if no view shows the instance well enough to compare.
     """
     config = config or RegisterConfig()
-    radius = template_radius(template)
-    coarse = make_crops(views, instance, radius, config.coarse_px, config.margin)
+    coarse = make_crops(views, instance, template_radius(template), config.coarse_px, config.cost.margin)
     if not coarse or len(template) < 4:
         return None
-    starts = _start_poses(instance, last_rotation, up, config, rng)
+    # Medians meet, not origins: a handle moves the middle of the box but hardly the median.
+    middle = template.means.median(0).values
+    rotations = _start_rotations(last_rotation, up, config, rng)
+    starts = np.array([make_rigid(r, instance.centroid - r @ middle.double().numpy()) for r in rotations])
     with torch.no_grad():
-        costs = torch.cat([
-            _costs(template, torch.as_tensor(chunk, dtype=torch.float32), coarse, config, backend)
-            for chunk in np.array_split(starts, max(1, len(starts) // 64))
-        ])
-    fine = make_crops(views, instance, radius, config.fine_px, config.margin)
-    refined = [
-        _refine(template, starts[i], fine, radius, config, backend)
-        for i in _spread_best(starts, costs.numpy(), config.num_refined)
-    ]
-    refined.sort(key=lambda item: item[1])
-    pose, cost = refined[0]
+        chunks = []
+        for part in np.array_split(starts, max(1, len(starts) // 64)):
+            poses = centred_on_masks(template, torch.as_tensor(part, dtype=torch.float32), coarse, middle=middle, backend=backend)
+            chunks.append((poses, pose_costs(template, poses, coarse, config.cost, backend)))
+    starts = torch.cat([c[0] for c in chunks]).double().numpy()
+    costs = torch.cat([c[1] for c in chunks]).double().numpy()
+    return Sweep(starts, costs, empty_cost(coarse, config.cost))
+
+
+def register_template(
+    template: Gaussians,
+    views: Sequence[ComparedView],
+    instance: HullInstance,
+    sweep: Sweep,
+    *,
+    config: RegisterConfig | None = None,
+    backend: str = "auto",
+) -> PoseHypothesis:
+    """Refine the best poses of a sweep: first several a little, then the best of them to the end."""
+    config = config or RegisterConfig()
+    radius = template_radius(template)
+
+    def refined(starts: Sequence[Array], size_px: int, steps: int) -> list[tuple[Array, float]]:
+        crops = make_crops(views, instance, radius, size_px, config.cost.margin)
+        found = [_refine(template, start, crops, radius, steps, config, backend) for start in starts]
+        return sorted(found, key=lambda item: item[1])
+
+    picks = _spread_best(sweep.starts, sweep.costs, config.num_scouted)
+    scouted = refined([sweep.starts[i] for i in picks], config.scout_px, config.scout_steps)
+    poses = np.array([pose for pose, _ in scouted])
+    best = _spread_best(poses, np.array([cost for _, cost in scouted]), config.num_refined, apart_deg=10.0)
+    final = refined([poses[i] for i in best], config.fine_px, config.steps)
+    pose, cost = final[0]
     ambiguous = any(
-        c < cost * config.symmetry_tie and rotation_angle_deg(p[:3, :3].T @ pose[:3, :3]) > 20 for p, c in refined[1:]
+        c < cost * config.symmetry_tie and rotation_angle_deg(p[:3, :3].T @ pose[:3, :3]) > 20 for p, c in final[1:]
     )
-    return PoseHypothesis(
-        pose, cost, empty_cost(fine, config), _covariance(template, pose, fine, config, backend), ambiguous
-    )
+    fine = make_crops(views, instance, radius, config.fine_px, config.cost.margin)
+    covariance = _covariance(template, pose, fine, config, backend)
+    return PoseHypothesis(pose, cost, empty_cost(fine, config.cost), covariance, ambiguous)
 
 
-def _start_poses(
-    instance: HullInstance, last_rotation: Array, up: Array, config: RegisterConfig, rng: np.random.Generator
-) -> Array:
-    """[P, 4, 4]: turned about the vertical from the last orientation, plus orientations from all of SO(3)."""
+def _start_rotations(last_rotation: Array, up: Array, config: RegisterConfig, rng: np.random.Generator) -> Array:
+    """[R, 3, 3]: turned about the vertical from the last orientation, plus orientations from all of SO(3)."""
     half = config.num_rotations // 2
-    rotations = np.concatenate([
+    return np.concatenate([
         axis_rotations(up, half) @ last_rotation if half else np.zeros((0, 3, 3)),
         random_rotations(config.num_rotations - half, rng),
     ])
-    spread = [instance.centroid]
-    picks = instance.points[rng.permutation(len(instance.points))[:512]]
-    while len(spread) < config.num_positions:
-        distance = np.min([np.linalg.norm(picks - s, axis=1) for s in spread], axis=0)
-        # Positions half-way to the outermost samples: the hull is longer than the object that made it.
-        spread.append(0.5 * (picks[distance.argmax()] + instance.centroid))
-    return np.array([make_rigid(r, p) for p in spread for r in rotations])
 
 
-def _spread_best(poses: Array, costs: Array, count: int) -> list[int]:
-    """Indices of the best poses that differ by more than 25 degrees from better ones."""
+def _spread_best(poses: Array, costs: Array, count: int, *, apart_deg: float = 20.0) -> list[int]:
+    """Indices of the best poses that are turned by more than `apart_deg` against better ones."""
     kept: list[int] = []
     for i in np.argsort(costs):
-        if all(rotation_angle_deg(poses[i, :3, :3].T @ poses[k, :3, :3]) > 25 for k in kept):
+        if all(rotation_angle_deg(poses[i, :3, :3].T @ poses[k, :3, :3]) > apart_deg for k in kept):
             kept.append(int(i))
         if len(kept) == count:
             break
@@ -289,7 +209,7 @@ def _apply_residual(pose: Tensor, xi: Tensor) -> Tensor:
 
 
 def _refine(
-    template: Gaussians, start: Array, crops: Sequence[_Crop], radius: float, config: RegisterConfig, backend: str
+    template: Gaussians, start: Array, crops: Sequence[Crop], radius: float, steps: int, config: RegisterConfig, backend: str
 ) -> tuple[Array, float]:
     pose = torch.as_tensor(start, dtype=torch.float32)
     shift = torch.zeros(3, requires_grad=True)
@@ -297,11 +217,11 @@ def _refine(
     adam = torch.optim.Adam([
         {"params": [shift], "lr": config.rate_translation * radius}, {"params": [turn], "lr": config.rate_rotation},
     ])
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, config.steps, eta_min=0.0)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps, eta_min=0.0)
     best, best_cost = pose, float("inf")
-    for _ in range(config.steps):
+    for _ in range(steps):
         moved = _apply_residual(pose, torch.cat([shift, turn]))
-        cost = _costs(template, moved[None], crops, config, backend)[0]
+        cost = pose_costs(template, moved[None], crops, config.cost, backend)[0]
         value = float(cost.detach())
         if value < best_cost:
             best, best_cost = moved.detach(), value
@@ -315,7 +235,7 @@ def _refine(
 
 
 def _covariance(
-    template: Gaussians, pose: Array, crops: Sequence[_Crop], config: RegisterConfig, backend: str
+    template: Gaussians, pose: Array, crops: Sequence[Crop], config: RegisterConfig, backend: str
 ) -> Array:
     """[6, 6] inverse Gauss-Newton Hessian from numeric differences of the composed images, scaled by the residual variance."""
     radius = max(template_radius(template), 1e-9)
@@ -339,7 +259,7 @@ def _covariance(
     jacobian = np.concatenate([((r[0][1:] - r[0][:1]).numpy() / steps[:, None]) for r in rows], 1)
     residual = np.concatenate([(r[0][0] - r[1]).numpy() for r in rows])
     covered = np.concatenate([(r[2].reshape(-1) > 0.5).numpy() for r in rows])
-    variance = float(np.median(residual[covered] ** 2)) / 0.455 if covered.any() else config.robust**2
+    variance = float(np.median(residual[covered] ** 2)) / 0.455 if covered.any() else config.cost.robust**2
     hessian = jacobian @ jacobian.T
     # Neighbouring pixels err together; nine pixels are counted as one independent measurement.
     scale = np.diag(1 / np.sqrt(np.maximum(np.diag(hessian), 1e-12)))

@@ -1,4 +1,7 @@
-"""Joint refinement of one visit: poses of moved objects, Gaussians of new ones and of revealed surfaces; all else is frozen."""
+"""Joint refinement of one visit: poses of moved objects, Gaussians of new ones and of revealed surfaces; all else is frozen.
+
+Every step renders one crop around one item, so that the cost follows the size of what changed, not of the scene.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltgs.core.cameras import stack_cameras
+from ltgs.core.cameras import Camera, Cameras, stack_cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.progress import Progress, ProgressEvent, silent
 from ltgs.core.se3 import se3_exp
@@ -18,7 +21,6 @@ from ltgs.core.views import ComparedView
 from ltgs.imaging.losses import photometric_loss
 from ltgs.optim.growth import GaussianOptimizer
 from ltgs.optim.initialize import TrainingPhoto
-from ltgs.optim.trainer import training_view
 from ltgs.render import render
 
 Array = NDArray[np.float64]
@@ -28,8 +30,14 @@ Array = NDArray[np.float64]
 class RefineConfig:
     """Refinement after an update."""
 
-    steps: int = 240
-    """Optimisation steps; with replay every second one uses a photo of the first visit."""
+    steps: int = 160
+    """Optimisation steps per touched item; with replay every second one uses a photo of the first visit."""
+    max_steps: int = 1600
+    """Most steps of one visit."""
+    margin: float = 0.6
+    """Border of the picture crop around an item, relative to its radius in the image."""
+    min_border_px: int = 16
+    """Least border of that crop, pixels."""
     lr_means: float = 0.01
     """Rate of the means relative to the object's radius."""
     lr_log_scales: float = 0.02
@@ -97,6 +105,16 @@ class _Movable:
         top = torch.cat([delta[:3, :3] @ start[:3, :3], (start[:3, 3] + delta[:3, 3])[:, None]], 1)
         return torch.cat([top, torch.tensor([[0.0, 0, 0, 1]])])
 
+    def placed(self, *, first: bool = False) -> Gaussians:
+        """The item's Gaussians in the world at this visit, or at the first one."""
+        pose = torch.as_tensor(self.item.pose_first, dtype=torch.float32) if first else self.pose()
+        return self.optimizer.gaussians().transformed(pose)
+
+    def pull(self, config: RefineConfig) -> Tensor:
+        """Cost of being opaque and large, so that what the photos do not ask for fades."""
+        g = self.optimizer.gaussians()
+        return config.opacity_pull * g.opacities.mean() + 0.1 * config.scale_pull * g.scales.mean() / self.radius
+
     def step(self) -> None:
         self.optimizer.adam.step()
         self.optimizer.adam.zero_grad(set_to_none=True)
@@ -109,6 +127,23 @@ class _Movable:
         if self.item.is_new:
             gaussians = gaussians[gaussians.opacities > config.dead_opacity]
         return replace(self.item, gaussians=gaussians, pose_now=self.pose().detach().double().numpy())
+
+
+@dataclass(frozen=True)
+class _Target:
+    """One crop of one photo."""
+
+    camera: Cameras
+    photo: Tensor
+    """[h, w, 3]"""
+    matrix: Tensor
+    """[3, 4] affine from rendered colours"""
+    gain: Tensor | None
+    """[h, w, 3] after the affine"""
+    weight: Tensor | None
+    """[h, w] 0 = says nothing"""
+    frozen: Gaussians
+    """What else is seen there."""
 
 
 def refine_visit(
@@ -136,54 +171,111 @@ def refine_visit(
     if not items or not views:
         return list(items)
     movables = [_Movable(item, config) for item in items]
+    now = [_visit_targets(m, views, frozen, config, backend) for m in movables]
+    first = [_replay_targets(m, replay, frozen_first, first_exposure, config, backend) for m in movables]
+    turns = [i for i, own in enumerate(now) if own]
+    old = [m for m in movables if m.item.pose_first is not None]
     generator = torch.Generator().manual_seed(seed)
-    old_items = [m for m in movables if m.item.pose_first is not None]
-    for step in range(config.steps):
-        if old_items and replay and step % 2:
-            pick = int(torch.randint(len(replay), (1,), generator=generator))
-            loss = _replay_loss(frozen_first, old_items, replay[pick], first_exposure(pick) if first_exposure else None,
-                                config, backend)
-        else:
-            pick = int(torch.randint(len(views), (1,), generator=generator))
-            loss = _visit_loss(frozen, movables, views[pick], config, backend)
+    total = min(config.steps * len(turns), config.max_steps)
+    for step in range(total):
+        i = turns[step % len(turns)]
+        back = bool(first[i]) and (step // len(turns)) % 2 == 1
+        targets = first[i] if back else now[i]
+        target = targets[int(torch.randint(len(targets), (1,), generator=generator))]
+        others = [m for m in (old if back else movables) if m is not movables[i]]
+        with torch.no_grad():
+            parts = [m.placed(first=back) for m in others]
+        loss = _crop_loss(target, [*parts, movables[i].placed(first=back)], config, backend)
+        if not back and movables[i].item.is_new:
+            loss = loss + movables[i].pull(config)
         if loss.requires_grad:
             loss.backward()
-        for movable in movables:
-            movable.step()
+        movables[i].step()
         if step % 40 == 0:
-            progress(ProgressEvent("refine", step, config.steps, figures={"loss": float(loss.detach())}))
+            progress(ProgressEvent("refine", step, total, figures={"loss": float(loss.detach())}))
     return [m.result(config) for m in movables]
 
 
-def _visit_loss(
-    frozen: Gaussians, movables: Sequence[_Movable], view: ComparedView, config: RefineConfig, backend: str
-) -> Tensor:
-    parts = [m.optimizer.gaussians().transformed(m.pose()) for m in movables]
-    out = render(Gaussians.concatenate([frozen, *parts]), stack_cameras([view.camera]), backend=backend, with_depth=False)  # type: ignore[arg-type]
-    matrix = torch.as_tensor(view.colour_affine, dtype=torch.float32)
-    shown = (out.rgb[0] @ matrix[:, :3].T + matrix[:, 3]) * torch.from_numpy(view.gain)
-    loss = photometric_loss(shown, torch.from_numpy(view.photo), config.ssim_weight)
-    for m in movables:
-        if m.item.is_new:
-            g = m.optimizer.gaussians()
-            loss = loss + config.opacity_pull * g.opacities.mean() + config.scale_pull * (g.scales.mean() / m.radius) * 0.1
-    return loss
+def _visit_targets(
+    movable: _Movable, views: Sequence[ComparedView], frozen: Gaussians, config: RefineConfig, backend: str
+) -> list[_Target]:
+    out = []
+    for view in views:
+        box = _crop_box(movable, movable.item.pose_now, view.camera, config)
+        if box is not None:
+            rows, columns = slice(box[1], box[3]), slice(box[0], box[2])
+            camera = _cropped(view.camera, box)
+            out.append(_Target(
+                camera, torch.from_numpy(view.photo[rows, columns].copy()),
+                torch.as_tensor(view.colour_affine, dtype=torch.float32), torch.from_numpy(view.gain[rows, columns].copy()),
+                None, _seen(frozen, camera, backend),
+            ))
+    return out
 
 
-def _replay_loss(
-    frozen_first: Gaussians, movables: Sequence[_Movable], photo: TrainingPhoto, exposure: Array | None,
+def _replay_targets(
+    movable: _Movable, replay: Sequence[TrainingPhoto], frozen: Gaussians, exposure: Callable[[int], Array] | None,
     config: RefineConfig, backend: str,
-) -> Tensor:
-    parts = [
-        m.optimizer.gaussians().transformed(torch.as_tensor(m.item.pose_first, dtype=torch.float32)) for m in movables
-    ]
-    camera, target8, weight = training_view(photo)
-    out = render(Gaussians.concatenate([frozen_first, *parts]), camera, backend=backend, with_depth=False)  # type: ignore[arg-type]
-    shown = out.rgb[0]
-    if exposure is not None:
-        matrix = torch.as_tensor(exposure, dtype=torch.float32)
-        shown = shown @ matrix[:, :3].T + matrix[:, 3]
-    target = target8.float() / 255
-    if weight is not None:
-        target = torch.lerp(shown.detach(), target, weight[..., None])
-    return photometric_loss(shown, target, config.ssim_weight)
+) -> list[_Target]:
+    out: list[_Target] = []
+    if movable.item.pose_first is None:
+        return out
+    for index, photo in enumerate(replay):
+        box = _crop_box(movable, movable.item.pose_first, photo.camera, config)
+        if box is not None:
+            rows, columns = slice(box[1], box[3]), slice(box[0], box[2])
+            camera = _cropped(photo.camera, box)
+            matrix = exposure(index) if exposure is not None else np.eye(3, 4)
+            weight = None if photo.weight is None else torch.from_numpy(photo.weight[rows, columns].copy())
+            out.append(_Target(
+                camera, torch.from_numpy(photo.rgb[rows, columns].astype(np.float32) / 255),
+                torch.as_tensor(matrix, dtype=torch.float32), None, weight, _seen(frozen, camera, backend),
+            ))
+    return out
+
+
+def _crop_box(
+    movable: _Movable, pose: Array, camera: Camera, config: RefineConfig
+) -> tuple[int, int, int, int] | None:
+    """Left, top, right, bottom of the crop around an item's Gaussians; None if less than a few pixels of it are in the photo."""
+    means = movable.item.gaussians.means.double().numpy()
+    if len(means) == 0:
+        return None
+    local = (means @ pose[:3, :3].T + pose[:3, 3]) @ camera.cam_from_world[:3, :3].T + camera.cam_from_world[:3, 3]
+    local = local[local[:, 2] > 1e-3]
+    if len(local) < 0.5 * len(means):
+        return None
+    uv = (local @ camera.K.T)[:, :2] / local[:, 2:]
+    low, high = np.quantile(uv, 0.02, axis=0), np.quantile(uv, 0.98, axis=0)
+    border = np.maximum(config.margin * (high - low) / 2, config.min_border_px)
+    left, top = np.maximum(np.floor(low - border), 0).astype(int)
+    right, bottom = np.minimum(np.ceil(high + border), [camera.width, camera.height]).astype(int)
+    inside = np.minimum(high, [camera.width, camera.height]) - np.maximum(low, 0)
+    if (inside < 4).any() or right - left < 16 or bottom - top < 16:
+        return None
+    return int(left), int(top), int(right), int(bottom)
+
+
+def _cropped(camera: Camera, box: tuple[int, int, int, int]) -> Cameras:
+    K = camera.K.copy()
+    K[:2, 2] -= box[:2]
+    return stack_cameras([replace(camera, K=K, width=box[2] - box[0], height=box[3] - box[1])])
+
+
+def _seen(frozen: Gaussians, camera: Cameras, backend: str) -> Gaussians:
+    """The Gaussians that can touch a crop."""
+    with torch.no_grad():
+        out = render(frozen, camera, backend=backend, with_depth=False)  # type: ignore[arg-type]
+    return frozen[out.visible[0]]
+
+
+def _crop_loss(target: _Target, parts: Sequence[Gaussians], config: RefineConfig, backend: str) -> Tensor:
+    drawn = Gaussians.concatenate([target.frozen, *parts])
+    out = render(drawn, target.camera, backend=backend, with_depth=False)  # type: ignore[arg-type]
+    shown = out.rgb[0] @ target.matrix[:, :3].T + target.matrix[:, 3]
+    if target.gain is not None:
+        shown = shown * target.gain
+    photo = target.photo
+    if target.weight is not None:
+        photo = torch.lerp(shown.detach(), photo, target.weight[..., None])
+    return photometric_loss(shown, photo, config.ssim_weight)

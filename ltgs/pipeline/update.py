@@ -14,23 +14,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltgs.change.compare import Shot, compare, with_mask
+from ltgs.change.earlier import EarlierPhoto, Witness, nearest_cameras, prepare_earlier, witness
 from ltgs.change.harmonise import ColourFit
 from ltgs.change.lift import lift_to_gaussians
 from ltgs.change.light import visit_light
-from ltgs.core.chronology import BACKGROUND_ID, Chronology, Event, ObjectTrack, Presence, Template
+from ltgs.core.chronology import BACKGROUND_ID, Chronology, Presence
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.progress import Progress, ProgressEvent, silent
 from ltgs.core.scene import Scene
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match, match_instances
 from ltgs.objects.carve import VacatedSet, find_vacated, hole_masks
-from ltgs.objects.hull import HullInstance, hull_instances
+from ltgs.objects.hull import HullInstance, hull_instances, seen_empty
 from ltgs.objects.register import template_radius
-from ltgs.objects.templates import build_template, cut_out, revealed_surface
+from ltgs.objects.templates import cut_out
 from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.refine import RefineItem, refine_visit
+from ltgs.pipeline.update_assemble import Decisions, assemble
 from ltgs.pipeline.update_config import UpdateConfig
-from ltgs.pipeline.update_parts import KnownObject, drawn_without, motion_event
+from ltgs.pipeline.update_parts import KnownObject, drawn_without
+from ltgs.poses.gauge import up_direction
 
 __all__ = ["UpdateConfig", "VisitUpdate", "update_visit"]
 log = logging.getLogger("ltgs.pipeline")
@@ -116,6 +119,9 @@ class _Update:
         self.gaussians, self.ids = state.gaussians.detach(), state.object_ids
         self.expected = self._expected(self.old, self.ids)
         self.fits: list[ColourFit] = []
+        self.witnesses: list[Witness] | None = None
+        self.first = self.old.state_at(0).gaussians.detach()
+        self.earlier: dict[int, EarlierPhoto] = {}
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -125,7 +131,10 @@ class _Update:
         self.timing[stage] = self.timing.get(stage, 0.0) + clock.perf_counter() - start
 
     def _compare(self, gaussians: Gaussians, expected: Tensor) -> list[ComparedView]:
-        return compare(gaussians, expected, self.shots, fits=self.fits, config=self.config.compare, backend=self.backend)[0]
+        return compare(
+            gaussians, expected, self.shots, fits=self.fits, witnesses=self.witnesses, config=self.config.compare,
+            backend=self.backend,
+        )[0]
 
     def _lift(self, gaussians: Gaussians, views: Sequence[ComparedView], images: Sequence[NDArray[np.float32]]) -> Tensor:
         return lift_to_gaussians(gaussians, [v.camera for v in views], images, backend=self.backend)
@@ -135,10 +144,13 @@ class _Update:
             before, self.fits = compare(
                 self.gaussians, self.expected, self.shots, config=self.config.compare, backend=self.backend
             )
-        known, matches, unmatched, views, holes = self._explain(before)
-        chronology, items = self._assemble(known, matches, unmatched, views, holes)
+            self.witnesses = self._ask_earlier(before)
+            before = self._compare(self.gaussians, self.expected)
+        decisions = self._explain(before)
+        light = visit_light(self.fits, self.old.appearance[-1], config=self.config.light)
+        chronology, items = assemble(self.old, decisions, light, build=self.config.build, rng=self.rng)
         with self._timed("refine"):
-            chronology = self._refine(chronology, items, views)
+            chronology = self._refine(chronology, items, decisions.views)
         final = chronology.state_at(self.time)
         after = self._compare(final.gaussians, self._expected(chronology, final.object_ids))
         return VisitUpdate(
@@ -146,9 +158,49 @@ class _Update:
             self.timing, tuple(before), tuple(after),
         )
 
-    def _explain(
-        self, before: Sequence[ComparedView]
-    ) -> tuple[dict[int, KnownObject], list[Match], list[HullInstance], list[ComparedView], list[NDArray[np.bool_]]]:
+    def _ask_earlier(self, views: Sequence[ComparedView]) -> list[Witness]:
+        """What the first visit's photos show where the new photos look."""
+        cameras = [p.camera for p in self.replay]
+        out = []
+        for view, fit in zip(views, self.fits, strict=True):
+            picks = nearest_cameras(view.camera, cameras, self.config.compare.earlier)
+            out.append(witness(
+                view.camera, view.photo, view.depth, view.alpha, fit, [self._earlier(i) for i in picks],
+                where=view.mask, config=self.config.compare.earlier,
+            ))
+        return out
+
+    def _earlier(self, index: int) -> EarlierPhoto:
+        """A photo of the first visit with the scene's depth then; made once."""
+        if index not in self.earlier:
+            exposures = self._first_exposures()
+            photo = self.replay[index]
+            self.earlier[index] = prepare_earlier(
+                self.first, photo.camera, photo.rgb, exposures[index] if exposures is not None else None, backend=self.backend
+            )
+        return self.earlier[index]
+
+    def _new_for_sure(self, instances: Sequence[HullInstance]) -> list[HullInstance]:
+        """Instances that stand where the first visit's photos looked through."""
+        if not self.replay or not instances:
+            return list(instances)
+        photos = [self._earlier(i) for i in range(len(self.replay))]
+        cameras, depths = [p.camera for p in photos], [p.depth for p in photos]
+        new = []
+        for instance in instances:
+            points = instance.points[self.rng.permutation(len(instance.points))[:400]]
+            if np.median(seen_empty(points, cameras, depths)) >= self.config.looked_through:
+                new.append(instance)
+            else:
+                self.undecided.append("Something differs where no earlier photo had looked: newly seen, not counted as new.")
+        return new
+
+    def _first_exposures(self) -> list[Array] | None:
+        """[3, 4] colour affine per replay photo, None if the replay photos are not the stored ones."""
+        exposures = [p.exposure for p in self.scene.photos(time=0, holdout=False) if p.image_blob is not None]
+        return exposures if len(exposures) == len(self.replay) else None
+
+    def _explain(self, before: Sequence[ComparedView]) -> Decisions:
         """Alternate between what left and what came until nothing more is explained.
 
         An object found at a new place is drawn there before the next round, so that what stood there before can be seen to
@@ -188,7 +240,7 @@ class _Update:
             instances = self._apart_from([instances[i] for i in unmatched if i < num_outside], known, matches)
             if not found:
                 break
-        return known, matches, instances, views, holes
+        return Decisions(known, matches, self._new_for_sure(instances), views, holes)
 
     def _apart_from(
         self, instances: Sequence[HullInstance], known: dict[int, KnownObject], matches: Sequence[Match]
@@ -251,10 +303,9 @@ class _Update:
         return out
 
     def _up(self) -> Array:
-        """[3] world direction opposite to the mean image-down axis of the first visit's cameras."""
-        downs = np.array([p.camera.cam_from_world[1, :3] for p in self.scene.photos(time=0) if p.camera is not None])
-        up = -downs.mean(0)
-        return up / max(np.linalg.norm(up), 1e-9)
+        """[3] vertical direction of the world, from how the first visit's photos were held."""
+        poses = [p.camera.cam_from_world for p in self.scene.photos(time=0) if p.camera is not None]
+        return up_direction(np.array(poses))
 
     def _add_known(self, known: dict[int, KnownObject], sets: Sequence[VacatedSet]) -> None:
         """Add objects that left now (cut out of the background, or templates already) and templates absent before."""
@@ -282,89 +333,17 @@ class _Update:
             object_id, self.old.templates[object_id].gaussians, self.old.tracks[object_id].last_pose(), None, left
         )
 
-    def _assemble(
-        self, known: dict[int, KnownObject], matches: Sequence[Match], new: Sequence[HullInstance],
-        views: Sequence[ComparedView], holes: Sequence[NDArray[np.bool_]],
-    ) -> tuple[Chronology, list[RefineItem]]:
-        """The chronology one time longer, with everything decided but not yet refined."""
-        t = self.time
-        by_object = {m.object_id: m for m in matches}
-        templates, tracks = dict(self.old.templates), {}
-        lifted, events, items = [self.old.lifted], [], []
-        for k, obj in known.items():
-            if obj.lifted is not None:
-                templates[k] = Template(k, "object", obj.template, 0)
-                lifted.append(obj.lifted)
-        all_tracks = dict(self.old.tracks)
-        for k, obj in known.items():
-            if k not in all_tracks:
-                all_tracks[k] = ObjectTrack.start(k, t - 1, obj.last_pose, before=Presence.PRESENT)
-        for k, track in all_tracks.items():
-            match = by_object.get(k)
-            if match is not None:
-                pose = match.hypothesis.world_from_object
-                tracks[k] = track.extended(Presence.PRESENT, pose, match.hypothesis.covariance)
-                events.append(motion_event(t, k, known[k], match))
-                first = track.world_from_object[0] if track.presence[0] == Presence.PRESENT else None
-                items.append(RefineItem(k, templates[k].gaussians, pose, first, False, True))
-            elif k in known and known[k].left:
-                tracks[k] = track.extended(Presence.ABSENT)
-                events.append(Event(t, "removed", k))
-            else:
-                tracks[k] = track.extended(self._carried_presence(k, track))
-        next_id = max([*templates, 0]) + 1
-        degree = self.gaussians.sh_degree
-        for instance in new:
-            gaussians, pose = build_template(instance, views, sh_degree=degree, config=self.config.build, rng=self.rng)
-            templates[next_id] = Template(next_id, "object", gaussians, t)
-            tracks[next_id] = ObjectTrack.start(next_id, t, pose)
-            events.append(Event(t, "appeared", next_id, uncertain=instance.num_views < 2))
-            items.append(RefineItem(next_id, gaussians, pose, None, True, False))
-            next_id += 1
-        surface = revealed_surface(views, self._free_holes(holes, matches, new), sh_degree=degree, config=self.config.build)
-        if surface is not None:
-            templates[next_id] = Template(next_id, "surface", surface, t)
-            tracks[next_id] = ObjectTrack.start(next_id, t, np.eye(4))
-            items.append(RefineItem(next_id, surface, np.eye(4), None, True, False))
-        light = visit_light(self.fits, self.old.appearance[-1], config=self.config.light)
-        chronology = Chronology(
-            self.old.background, torch.cat(lifted).unique(), templates, tracks, (*self.old.appearance, light),
-            (*self.old.events, *events), self.old.metres_per_unit,
-        )
-        return chronology, items
-
-    def _carried_presence(self, object_id: int, track: ObjectTrack) -> Presence:
-        """Present objects stay present if a photo of this visit could see them, else unknown; absent ones stay absent."""
-        if track.presence[-1] == Presence.ABSENT:
-            return Presence.ABSENT
-        centre = track.last_pose()[:3, 3]
-        for shot in self.shots:
-            local = shot.camera.cam_from_world[:3, :3] @ centre + shot.camera.cam_from_world[:3, 3]
-            uv = shot.camera.K @ local
-            if local[2] > 0 and 0 <= uv[0] / uv[2] < shot.camera.width and 0 <= uv[1] / uv[2] < shot.camera.height:
-                return Presence.PRESENT
-        return Presence.PRESENT if self.old.templates[object_id].kind == "surface" else Presence.UNKNOWN
-
-    def _free_holes(
-        self, holes: Sequence[NDArray[np.bool_]], matches: Sequence[Match], new: Sequence[HullInstance]
-    ) -> list[NDArray[np.bool_]]:
-        """Holes minus the pixels that matched or new instances occupy."""
-        free = [h.copy() for h in holes]
-        for instance in [*new, *(m.instance for m in matches)]:
-            free = [f & ~p for f, p in zip(free, instance.pixels, strict=True)]
-        return free
-
     def _refine(self, chronology: Chronology, items: Sequence[RefineItem], views: Sequence[ComparedView]) -> Chronology:
         if not items:
             return chronology
         touched = {item.object_id for item in items}
         frozen = drawn_without(chronology, self.time, touched)
         first = drawn_without(chronology, 0, touched)
-        exposures = [p.exposure for p in self.scene.photos(time=0, holdout=False) if p.image_blob is not None]
+        exposures = self._first_exposures()
         refined = refine_visit(
             frozen, items, views, self.replay, first, config=self.config.refine, backend=self.backend,
             seed=self.seed + self.time, progress=self.progress,
-            first_exposure=(lambda i: exposures[i]) if len(exposures) == len(self.replay) else None,
+            first_exposure=exposures.__getitem__ if exposures is not None else None,
         )
         templates, tracks = dict(chronology.templates), dict(chronology.tracks)
         for item in refined:

@@ -32,5 +32,7 @@ class UpdateConfig:
     """Gaussians seen by this many photos of the first visit or fewer count as hardly known."""
     own_radius: float = 1.25
     """New content whose centre lies this close to a placed object, in units of its radius, is that object's own error."""
+    looked_through: float = 2.0
+    """Photos of the first visit that must have looked through half of a new object's hull: its place was empty then."""
     max_objects: int = 24
     """Most new instances considered per visit."""

@@ -34,7 +34,7 @@ def view_of_spheres(eye, spheres) -> ComparedView:
     blank = np.zeros((SIZE, SIZE, 3), np.float32)
     return ComparedView(
         camera, blank, blank, np.eye(3, 4), np.ones_like(blank), np.ones((SIZE, SIZE), np.float32),
-        depth.astype(np.float32), mask.astype(np.float32) * 2, mask, 0.01,
+        depth.astype(np.float32), mask.astype(np.float32) * 2, mask, ~mask, 0.01,
     )
 
 

@@ -32,7 +32,7 @@ def plane_view(colour=(0.2, 0.6, 0.4)) -> ComparedView:
     photo = np.broadcast_to(np.float32(colour), (60, 80, 3)).copy()
     return ComparedView(
         camera, photo, photo, np.eye(3, 4), np.ones_like(photo), np.ones((60, 80), np.float32), depth,
-        np.zeros((60, 80), np.float32), np.zeros((60, 80), bool), 0.01,
+        np.zeros((60, 80), np.float32), np.zeros((60, 80), bool), np.ones((60, 80), bool), 0.01,
     )
 
 

@@ -21,7 +21,7 @@ from ltgs.render import render
 
 WIDTH, HEIGHT = 160, 120
 CONFIG = UpdateConfig(
-    register=RegisterConfig(num_rotations=72, num_positions=2, num_refined=2, steps=40, fine_px=56),
+    register=RegisterConfig(num_rotations=72, num_scouted=3, scout_px=40, num_refined=2, steps=40, fine_px=56),
     refine=RefineConfig(steps=24),
 )
 

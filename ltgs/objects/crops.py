@@ -1,0 +1,188 @@
+"""Photos cut to the place in question, and the cost of an object drawn into them: what render-and-compare compares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltgs.core.cameras import Cameras
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.views import ComparedView
+from ltgs.objects.hull import HullInstance, project
+from ltgs.render import render
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CostConfig:
+    """Cost of a drawn object."""
+
+    robust: float = 0.15
+    """Colour difference at which a pixel's cost levels off (Geman-McClure)."""
+    unknown_cost: float = 0.1
+    """Cost of a pixel about which nothing is known; between that of a fitting object (0.02) and of a wrong one (0.5)."""
+    margin: float = 0.35
+    """Crop border around the instance and the object relative to the object's size in the image."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One view cut to the area in question, at reduced size."""
+
+    K: Tensor
+    cam_from_world: Tensor
+    photo: Tensor
+    shown: Tensor
+    light: Tensor
+    """[3, 4] affine"""
+    gain: Tensor
+    """[h, w, 3]"""
+    weight: Tensor
+    """[h, w] 1 inside the photo, 0 in padding"""
+    mask: Tensor
+    """[h, w] share of the pixel that belongs to the instance"""
+    depth: Tensor
+    """[h, w] depth of the known scene, +inf where unknown"""
+    alpha: Tensor
+    """[h, w, 1] how much of the pixel the known scene covers"""
+
+
+def make_crops(
+    views: Sequence[ComparedView], instance: HullInstance, radius: float, size_px: int, margin: float
+) -> list[Crop]:
+    """Cut every view that sees the instance to one square of `size_px` around it, large enough for the object.
+
+    All crops share one size so that they render as one batch.
+    """
+    crops = []
+    for view, mask in zip(views, instance.pixels, strict=True):
+        uv, depth = project(view.camera, instance.centroid[None])
+        if depth[0] <= 1e-6:
+            continue
+        reach = view.camera.K[0, 0] * radius / depth[0]
+        low, high = uv[0] - reach * (1 + margin), uv[0] + reach * (1 + margin)
+        if mask.any():
+            rows, columns = np.nonzero(mask)
+            low = np.minimum(low, [columns.min() - 2, rows.min() - 2])
+            high = np.maximum(high, [columns.max() + 3, rows.max() + 3])
+        # A crop mostly outside the photo carries no information.
+        inside = np.clip(np.minimum(high, [view.camera.width, view.camera.height]) - np.maximum(low, 0), 0, None)
+        side = float((high - low).max())
+        if inside.prod() < 0.3 * (high - low).prod() or side > 2 * max(view.camera.width, view.camera.height):
+            continue
+        crops.append(_cut(view, mask, (low + high) / 2 - side / 2, side, size_px))
+    return crops
+
+
+def _cut(view: ComparedView, mask: NDArray[np.bool_], corner: Array, side: float, size_px: int) -> Crop:
+    scale = size_px / side
+    # The affine map from crop pixels to photo pixels; pixel centres are at +0.5 in both.
+    matrix = np.array([[1 / scale, 0, corner[0] + 0.5 / scale - 0.5], [0, 1 / scale, corner[1] + 0.5 / scale - 0.5]])
+    blur = max(0.0, 0.5 * (1 / scale - 1))
+
+    def warp(image: NDArray, border: float = 0.0, smooth: bool = True) -> NDArray:
+        source = cv2.GaussianBlur(image, (0, 0), blur) if smooth and blur > 0.3 else image
+        return cv2.warpAffine(
+            source, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT, borderValue=(border,) * 4,
+        )
+
+    depth = np.where(view.alpha > 0.5, view.depth, np.float32(1e10)).astype(np.float32)
+    intrinsics = np.array([[scale, 0, -corner[0] * scale], [0, scale, -corner[1] * scale], [0, 0, 1]]) @ view.camera.K
+    ones = np.ones(view.photo.shape[:2], np.float32)
+    as_tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32))  # noqa: E731
+    return Crop(
+        as_tensor(intrinsics), as_tensor(view.camera.cam_from_world), as_tensor(warp(view.photo)), as_tensor(warp(view.shown)),
+        as_tensor(view.colour_affine), as_tensor(warp(view.gain, 1.0)),
+        as_tensor((warp(ones, smooth=False) > 0.99).astype(np.float32)), as_tensor(warp(mask.astype(np.float32))),
+        as_tensor(cv2.warpAffine(depth, matrix, (size_px, size_px), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
+                                 borderMode=cv2.BORDER_CONSTANT, borderValue=1e10)),
+        as_tensor(warp(view.alpha)[..., None]),
+    )
+
+
+def pose_costs(template: Gaussians, poses: Tensor, crops: Sequence[Crop], config: CostConfig, backend: str) -> Tensor:
+    """[P, 4, 4] poses -> [P] mean robust cost; differentiable in the poses. The object stays, the cameras move."""
+    size = crops[0].photo.shape[0]
+    num = len(poses)
+    total, weight = poses.new_zeros(num), 0.0
+    for crop in crops:
+        cameras = Cameras(crop.K.expand(num, 3, 3), crop.cam_from_world @ poses, size, size)
+        out = render(template, cameras, backend=backend)  # type: ignore[arg-type]
+        lit = (out.rgb @ crop.light[:, :3].T + out.alpha * crop.light[:, 3]) * crop.gain
+        visible = (out.depth[..., 0] < crop.depth * 1.03).to(lit.dtype).detach()[..., None]
+        cost = _pixel_cost(lit * visible, out.alpha * visible, crop, config)
+        total = total + (cost * crop.weight).sum((1, 2))
+        weight += float(crop.weight.sum())
+    return total / max(weight, 1.0)
+
+
+def centred_on_masks(
+    template: Gaussians, poses: Tensor, crops: Sequence[Crop], *, middle: Tensor, backend: str = "auto", rounds: int = 2
+) -> Tensor:
+    """Shift [P, 4, 4] poses until the object's outline is centred on the instance's mask in all crops.
+
+    Args:
+        middle: [3] middle of the object in its own frame.
+
+    Linearised pinhole projection of the middle, least squares over the crops; a slight pull keeps what they leave open.
+    """
+    size = crops[0].photo.shape[0]
+    v, u = torch.meshgrid(torch.arange(size) + 0.5, torch.arange(size) + 0.5, indexing="ij")
+    for _ in range(rounds):
+        left = torch.zeros(len(poses), 3, 3)
+        right = torch.zeros(len(poses), 3, 1)
+        for crop in crops:
+            if float((crop.mask * crop.weight).sum()) < 4:
+                continue
+            cam = crop.cam_from_world @ poses
+            out = render(template, Cameras(crop.K.expand(len(poses), 3, 3), cam, size, size), backend=backend,  # type: ignore[arg-type]
+                         with_depth=False)
+            drawn = out.alpha[..., 0] * crop.weight
+            total = drawn.sum((1, 2))
+            own = torch.stack([(drawn * u).sum((1, 2)), (drawn * v).sum((1, 2))], -1) / total.clamp_min(1e-3)[:, None]
+            mask = crop.mask * crop.weight
+            goal = torch.stack([(mask * u).sum(), (mask * v).sum()]) / mask.sum()
+            x, y, z = (cam[:, :3, :3] @ middle + cam[:, :3, 3]).unbind(-1)
+            z = z.clamp_min(1e-6)
+            r = crop.cam_from_world[:3, :3]
+            rows = torch.stack([crop.K[0, 0] * (r[0] - (x / z)[:, None] * r[2]), crop.K[1, 1] * (r[1] - (y / z)[:, None] * r[2])], 1)
+            rows = rows / z[:, None, None] / size
+            error = ((goal - own) / size)[..., None] * (total > 4)[:, None, None]
+            left = left + rows.transpose(1, 2) @ rows
+            right = right + rows.transpose(1, 2) @ error
+        # The pull is relative to the strength of the equations, so that the scene's units cancel.
+        scale = left.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None].clamp_min(1e-12)
+        shift = torch.linalg.solve(left + 0.02 * scale * torch.eye(3), right)[..., 0]
+        poses = poses.clone()
+        poses[:, :3, 3] += shift
+    return poses
+
+
+def _pixel_cost(lit: Tensor, alpha: Tensor, crop: Crop, config: CostConfig) -> Tensor:
+    """[..., h, w] robust cost of an object's light over the known scene.
+
+    Where neither the object nor the known scene covers a pixel nothing is claimed about it; that costs a fixed amount, so
+    that a hole is filled only by an object that fits.
+    """
+    unknown = (1 - alpha) * (1 - crop.alpha)
+    shown = lit + (1 - alpha) * crop.alpha * crop.shown + unknown * crop.photo
+    square = (shown - crop.photo).square().mean(-1)
+    return square / (square + config.robust**2) + config.unknown_cost * unknown[..., 0]
+
+
+def empty_cost(crops: Sequence[Crop], config: CostConfig) -> float:
+    """Cost of the crops with nothing drawn."""
+    total, weight = 0.0, 0.0
+    for crop in crops:
+        cost = _pixel_cost(torch.zeros_like(crop.shown), torch.zeros_like(crop.alpha), crop, config)
+        total += float((cost * crop.weight).sum())
+        weight += float(crop.weight.sum())
+    return total / max(weight, 1.0)

@@ -1,0 +1,137 @@
+"""The chronology one visit longer: what was decided about every object, before anything is refined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ltgs.core.cameras import Camera
+from ltgs.core.chronology import Appearance, Chronology, Event, ObjectTrack, Presence, Template
+from ltgs.core.views import ComparedView
+from ltgs.objects.associate import Match
+from ltgs.objects.hull import HullInstance
+from ltgs.objects.templates import BuildConfig, build_template, revealed_surface
+from ltgs.optim.refine import RefineItem
+from ltgs.pipeline.update_parts import KnownObject, motion_event
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What the photos of a visit say about the objects."""
+
+    known: Mapping[int, KnownObject]
+    """Objects that left now or were absent before."""
+    matches: Sequence[Match]
+    """Which of them were found again, and where."""
+    new: Sequence[HullInstance]
+    """New content that none of them explains."""
+    views: Sequence[ComparedView]
+    """Captures against what is still in its place."""
+    holes: Sequence[NDArray[np.bool_]]
+    """Per view [H, W]: what departed objects left open."""
+
+
+def assemble(
+    old: Chronology, decisions: Decisions, light: Appearance, *, build: BuildConfig, rng: np.random.Generator
+) -> tuple[Chronology, list[RefineItem]]:
+    """The chronology with one more time, and what should be refined."""
+    return _Assembly(old, decisions, build, rng).run(light)
+
+
+class _Assembly:
+    """Templates, tracks and events while they are collected."""
+
+    def __init__(self, old: Chronology, decisions: Decisions, build: BuildConfig, rng: np.random.Generator) -> None:
+        self.old, self.decisions, self.build, self.rng = old, decisions, build, rng
+        self.time = old.num_times
+        self.templates = dict(old.templates)
+        self.tracks: dict[int, ObjectTrack] = {}
+        self.lifted = [old.lifted]
+        self.events: list[Event] = []
+        self.items: list[RefineItem] = []
+
+    def run(self, light: Appearance) -> tuple[Chronology, list[RefineItem]]:
+        self._carry_on(self._lift())
+        for instance in self.decisions.new:
+            self._add_new(instance)
+        self._add_surface()
+        chronology = Chronology(
+            self.old.background, torch.cat(self.lifted).unique(), self.templates, self.tracks,
+            (*self.old.appearance, light), (*self.old.events, *self.events), self.old.metres_per_unit,
+        )
+        return chronology, self.items
+
+    def _lift(self) -> dict[int, ObjectTrack]:
+        """Give objects cut out of the background a template; all tracks up to the visit before."""
+        tracks = dict(self.old.tracks)
+        for k, obj in self.decisions.known.items():
+            if obj.lifted is not None:
+                self.templates[k] = Template(k, "object", obj.template, 0)
+                self.lifted.append(obj.lifted)
+            if k not in tracks:
+                tracks[k] = ObjectTrack.start(k, self.time - 1, obj.last_pose, before=Presence.PRESENT)
+        return tracks
+
+    def _carry_on(self, tracks: Mapping[int, ObjectTrack]) -> None:
+        """Extend every track: found again, left, or as before."""
+        known = self.decisions.known
+        by_object = {m.object_id: m for m in self.decisions.matches}
+        for k, track in tracks.items():
+            match = by_object.get(k)
+            if match is not None:
+                pose = match.hypothesis.world_from_object
+                self.tracks[k] = track.extended(Presence.PRESENT, pose, match.hypothesis.covariance)
+                self.events.append(motion_event(self.time, k, known[k], match))
+                first = track.world_from_object[0] if track.presence[0] == Presence.PRESENT else None
+                self.items.append(RefineItem(k, self.templates[k].gaussians, pose, first, False, True))
+            elif k in known and known[k].left:
+                self.tracks[k] = track.extended(Presence.ABSENT)
+                self.events.append(Event(self.time, "removed", k))
+            else:
+                cameras = [v.camera for v in self.decisions.views]
+                self.tracks[k] = track.extended(carried_presence(track, self.templates[k].kind, cameras))
+
+    def _next_id(self) -> int:
+        return max([*self.templates, 0]) + 1
+
+    def _add_new(self, instance: HullInstance) -> None:
+        k = self._next_id()
+        degree = self.old.background.sh_degree
+        gaussians, pose = build_template(
+            instance, self.decisions.views, sh_degree=degree, config=self.build, rng=self.rng
+        )
+        self.templates[k] = Template(k, "object", gaussians, self.time)
+        self.tracks[k] = ObjectTrack.start(k, self.time, pose)
+        self.events.append(Event(self.time, "appeared", k, uncertain=instance.num_views < 2))
+        self.items.append(RefineItem(k, gaussians, pose, None, True, False))
+
+    def _add_surface(self) -> None:
+        """What departed objects had hidden."""
+        free = [h.copy() for h in self.decisions.holes]
+        for instance in [*self.decisions.new, *(m.instance for m in self.decisions.matches)]:
+            free = [f & ~p for f, p in zip(free, instance.pixels, strict=True)]
+        degree = self.old.background.sh_degree
+        surface = revealed_surface(self.decisions.views, free, sh_degree=degree, config=self.build)
+        if surface is None:
+            return
+        k = self._next_id()
+        self.templates[k] = Template(k, "surface", surface, self.time)
+        self.tracks[k] = ObjectTrack.start(k, self.time, np.eye(4))
+        self.items.append(RefineItem(k, surface, np.eye(4), None, True, False))
+
+
+def carried_presence(track: ObjectTrack, kind: str, cameras: Sequence[Camera]) -> Presence:
+    """Present objects stay present if a photo of this visit could see them, else unknown; absent ones stay absent."""
+    if track.presence[-1] == Presence.ABSENT:
+        return Presence.ABSENT
+    centre = track.last_pose()[:3, 3]
+    for camera in cameras:
+        local = camera.cam_from_world[:3, :3] @ centre + camera.cam_from_world[:3, 3]
+        uv = camera.K @ local
+        if local[2] > 0 and 0 <= uv[0] / uv[2] < camera.width and 0 <= uv[1] / uv[2] < camera.height:
+            return Presence.PRESENT
+    return Presence.PRESENT if kind == "surface" else Presence.UNKNOWN

@@ -1,0 +1,82 @@
+"""What left: candidates by decided evidence, clusters of unequal Gaussians, and what a removal proves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import blobs
+
+from ltgs.change.evidence import agreement
+from ltgs.core.cameras import Camera
+from ltgs.core.views import ComparedView
+from ltgs.objects.carve import CarveConfig, RemovalBenefit, _cluster, candidates, removal_benefit
+
+SIZE = 60
+
+
+def view(mask: np.ndarray, score: np.ndarray, shown: float) -> ComparedView:
+    grey = np.full((SIZE, SIZE, 3), shown, np.float32)
+    camera = Camera("v.png", 1, SIZE, SIZE, np.array([[50.0, 0, 30], [0, 50.0, 30], [0, 0, 1]]), np.eye(4))
+    ones = np.ones((SIZE, SIZE), np.float32)
+    return ComparedView(
+        camera, grey, grey.copy(), np.eye(3, 4), np.ones_like(grey), ones, ones, score.astype(np.float32), mask, ~mask, 0.01
+    )
+
+
+def square(low: int, high: int) -> np.ndarray:
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[low:high, low:high] = True
+    return mask
+
+
+def test_undecided_views_do_not_speak_for_a_gaussian() -> None:
+    sums = torch.tensor([
+        # changed, agreed, pixels of Gaussians: changed everywhere; changed once, else undecided; changed once, agreed once
+        [[5.0, 0.0, 5.0], [4.0, 0.0, 6.0], [5.0, 0.0, 5.0]],
+        [[3.0, 0.5, 5.0], [0.0, 0.0, 9.0], [0.0, 5.0, 5.0]],
+    ])
+    assert candidates(sums, CarveConfig()).tolist() == [True, True, False]
+
+
+def test_a_blurred_place_neither_agrees_nor_changes() -> None:
+    cues = np.zeros((SIZE, SIZE, 2), np.float32)
+    cues[20:40, 20:40] = [0.15, 0.5]
+    agreed = agreement(cues, np.ones((SIZE, SIZE), np.float32))
+    assert agreed[:12, :12].all() and not agreed[25:35, 25:35].any()
+
+
+def test_large_gaussians_far_apart_are_one_set() -> None:
+    points = np.array([[0.0, 0, 0], [0.3, 0, 0], [0.9, 0, 0]])
+    g = blobs(np.random.default_rng(0), points, 0.01)
+    g = replace(g, log_scales=torch.log(torch.tensor([[0.12] * 3, [0.12] * 3, [0.01] * 3])))
+    assert len(set(_cluster(g, 0.08).tolist())) == 2
+    small = replace(g, log_scales=torch.full((3, 3), float(np.log(0.01))))
+    assert len(set(_cluster(small, 0.08).tolist())) == 3
+
+
+@pytest.mark.parametrize(("outline", "explained", "left"), [(0.9, 0.15, True), (0.5, 0.15, False), (0.5, 0.3, True), (0.9, 0.02, False)])
+def test_what_hid_an_unseen_place_is_proven_by_its_outline(outline: float, explained: float, left: bool) -> None:
+    assert RemovalBenefit(explained, 5000, 0.1, outline, 3).proves(CarveConfig(), 300_000) is left
+
+
+def test_a_speck_in_a_single_photo_proves_nothing() -> None:
+    assert RemovalBenefit(0.5, 400, 0.0, 0.9, 2).proves(CarveConfig(), 300_000)
+    assert not RemovalBenefit(0.5, 400, 0.0, 0.9, 1).proves(CarveConfig(), 300_000)
+
+
+def test_removing_the_right_thing_explains_its_whole_region() -> None:
+    changed = square(20, 40)
+    before = view(changed, changed * 2.0, 0.5)
+    shown = before.shown.copy()
+    shown[changed] = 0.2
+    after = replace(view(np.zeros_like(changed), np.zeros((SIZE, SIZE)), 0.5), shown=shown)
+    whole = removal_benefit([before], [after])
+    assert whole.explained == pytest.approx(1) and whole.outline == pytest.approx(1) and whole.altered_px == 400
+    part = square(20, 30)
+    shown = before.shown.copy()
+    shown[part] = 0.2
+    patch = removal_benefit([before], [replace(before, shown=shown)])
+    assert patch.explained == pytest.approx(0) and patch.outline == pytest.approx(0.25)
