@@ -17,6 +17,7 @@ from tyro.conf import FlagCreatePairsOff, subcommand
 from ltgs import __version__, cli_text
 from ltgs.commands.base import Command
 from ltgs.commands.build import Reconstruct, Update
+from ltgs.commands.depth import Depth
 from ltgs.commands.machine import Data, Doctor
 from ltgs.commands.measure import Eval, Info, Verify
 from ltgs.commands.show import Export, Render, View
@@ -26,7 +27,7 @@ EXIT_INTERRUPTED = 130
 
 COMMANDS: dict[str, type[Command]] = {
     "reconstruct": Reconstruct, "update": Update, "view": View, "render": Render, "eval": Eval, "export": Export,
-    "info": Info, "verify": Verify, "doctor": Doctor, "data": Data,
+    "info": Info, "verify": Verify, "depth": Depth, "doctor": Doctor, "data": Data,
 }
 
 

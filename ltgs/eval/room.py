@@ -133,7 +133,7 @@ def room_json(evaluation: RoomEvaluation) -> dict[str, Any]:
         "events": {"right": tracks.true_positives, "predicted": tracks.predicted, "expected": tracks.expected,
                    "missed": list(tracks.missed), "false": list(tracks.false)},
         "identity": dict(zip(("right", "wrong", "missing"), tracks.identity, strict=True)),
-        "poses": [vars(p) for p in tracks.poses],
+        "poses": [vars(p) | {"covered": p.covered} for p in tracks.poses],
         "times": [
             {"time": t, **mean_metrics_at(evaluation, t), "changed": region_psnr(evaluation.views, "changed", t),
              "objects": region_psnr(evaluation.views, "objects", t), "seconds": evaluation.seconds[t]}

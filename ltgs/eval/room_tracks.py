@@ -31,8 +31,13 @@ class PoseError:
     rotation_deg: float
     translation_percent: float
     """Of the object's diameter."""
-    covered: bool | None
-    """Whether the error lies inside the 95 % region of the stored covariance; None if none is stored."""
+    chi2: float | None
+    """Squared Mahalanobis distance of the error under the stored covariance; None if none is stored."""
+
+    @property
+    def covered(self) -> bool | None:
+        """Whether the error lies inside the 95 % region of the stored covariance."""
+        return None if self.chi2 is None else self.chi2 <= CHI2_95_6DOF
 
 
 @dataclass(frozen=True)
@@ -173,16 +178,16 @@ def _pose_error(
         angle = float(np.arctan2(np.linalg.norm(cross), a @ b))
         off = cross / max(np.linalg.norm(cross), 1e-12) * angle
     shift = estimated[:3, 3] - true[:3, 3]
-    covered = None
+    chi2 = None
     if np.isfinite(covariance).all():
         # Both parts are compared in the scene's frame, where the covariance lives.
         error = np.concatenate([
             room_from_scene.rotation.T @ shift / room_from_scene.scale, room_from_scene.rotation.T @ off
         ])
-        covered = bool(error @ np.linalg.pinv(covariance) @ error <= CHI2_95_6DOF)
+        chi2 = float(error @ np.linalg.pinv(covariance) @ error)
     return PoseError(
         time, item.name, float(np.rad2deg(np.linalg.norm(off))),
-        100 * float(np.linalg.norm(shift)) / diameter(item), covered,
+        100 * float(np.linalg.norm(shift)) / diameter(item), chi2,
     )
 
 

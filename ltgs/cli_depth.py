@@ -1,0 +1,183 @@
+"""What `ltgs depth match` and `ltgs depth eval` do: files in, files and words out. The command line parses and prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ltgs.core.progress import Progress, silent
+from ltgs.depth.evaluate import Evaluation, evaluate_folders
+from ltgs.depth.fuse import match_stereo
+from ltgs.depth.matches import find_matches
+from ltgs.depth.outputs import write_stereo
+from ltgs.depth.pictures import check_pair, grey8
+from ltgs.depth.types import DisparityRange, Map, Source, StereoResult
+from ltgs.errors import FormatError, InputError, UsageError
+from ltgs.io.atomic import explained, read_capped
+from ltgs.io.images import decode_png, read_photo
+from ltgs.io.pfm import read_pfm
+from ltgs.io.stereo_calibration import StereoCalibration, read_stereo_calibration
+
+RENDER = "render:"
+_MAX_PRIOR_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class MatchOutcome:
+    """A matched pair and what to say about it."""
+
+    result: StereoResult
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+    """Sentences for the user: method, range, units, sources, warnings."""
+
+
+def match(
+    left: Path, right: Path, output: Path, *, calibration: Path | None = None, prior: str | None = None, cameras: Path | None = None,
+    disparity_range: tuple[int, int] | None = None,
+) -> MatchOutcome:
+    """Match a rectified pair and write the result.
+
+    Args:
+        left, right: photos.
+        output: folder for the files of `write_stereo`.
+        calibration: see `read_stereo_calibration`; without it units are pixels and no points are written.
+        prior: a PFM or PNG of the left view's inverse depth (larger = nearer, any scale), or `render:SCENE@TIME`.
+        cameras: cameras file with an entry of the left photo's name in the scene's frame, for `render:`.
+        disparity_range: disparities to search, pixels; default: estimated.
+
+    Raises:
+        UsageError: a prior that cannot be understood.
+        InputError, FormatError: a file is unusable, or the photos are no rectified pair.
+    """
+    photos = read_photo(left).rgb, read_photo(right).rgb
+    check_pair(*photos)
+    rig = None if calibration is None else read_stereo_calibration(calibration)
+    height, width = photos[0].shape[:2]
+    if rig is not None and rig.width is not None and (rig.width, rig.height) != (width, height):
+        raise FormatError(
+            f"{calibration}: is for photos of {rig.width}x{rig.height}, these have {width}x{height}. Pass the calibration of this size."
+        )
+    notes = [_checked(photos)]
+    values, remark = (None, "no prior") if prior is None else read_prior(prior, left, (width, height), cameras)
+    search = None if disparity_range is None else DisparityRange(*disparity_range)
+    result = match_stereo(*photos, prior=values, disparity_range=search)
+    files = write_stereo(output, result, photos[0], rig)
+    notes += [f"semi-global matching, {remark}", *_words(result, rig)]
+    return MatchOutcome(result, tuple(files), tuple(n for n in notes if n))
+
+
+def _checked(photos: tuple[Any, Any]) -> str:
+    matches = find_matches(grey8(photos[0]), grey8(photos[1]))
+    if len(matches) < 30:
+        return f"warning: only {len(matches)} points match, so that rectification and order could not be checked"
+    return f"rectification: {np.median(np.abs(matches.vertical)):.2f} pixels vertical difference (median of {len(matches)} points)"
+
+
+def _words(result: StereoResult, rig: StereoCalibration | None) -> list[str]:
+    share = {s.name.lower(): 100 * float((result.source == s).mean()) for s in Source}
+    search = result.search
+    lines = [
+        "" if search is None else f"disparities searched: {search.low} to {search.high} pixels",
+        f"pixels from the photos {share['stereo']:.0f} %, from the prior {share['prior']:.0f} %, interpolated {share['filled']:.0f} %",
+        f"processor time {sum(result.timings.values()):.2f} s",
+    ]
+    if float(np.nanmax(result.disparity)) * 256 > 65535 or float(np.nanmin(result.disparity)) <= 0:
+        lines.append("disparity.png holds 0 where the disparity is not positive or above 255.99 pixels; disparity.pfm holds all")
+    if rig is None:
+        lines.append("units are pixels: without a calibration file there is no depth and no cloud.ply")
+    else:
+        unit = "metres" if rig.unit == "m" else "the unit of the calibration board (the file does not name it)"
+        lines.append(f"cloud.ply is in the left camera, in {unit}")
+    return lines
+
+
+def read_prior(text: str, left: Path, size: tuple[int, int], cameras: Path | None) -> tuple[Map, str]:
+    """A prior for the left photo, [H, W] with NaN where unknown, and a remark.
+
+    Args:
+        text: a file, or `render:SCENE@TIME`.
+        left: the left photo; its name finds the camera for a render.
+        size: width and height of the photo.
+        cameras: see `match`.
+
+    Raises:
+        UsageError: `render:` without a time or cameras.
+        InputError, FormatError: the file or the scene is unusable, or no camera has the photo's name.
+    """
+    if text.startswith(RENDER):
+        return _rendered(text[len(RENDER) :], left, size, cameras)
+    path = Path(text)
+    if path.suffix.lower() == ".pfm":
+        values = read_pfm(path)
+    else:
+        with explained("read", path):
+            data = read_capped(path, _MAX_PRIOR_BYTES)
+        values = decode_png(data, str(path)).astype(np.float32)
+    if values.ndim != 2:
+        raise FormatError(f"{path}: a prior has one channel, this has {values.shape[2]}. Convert it to grey.")
+    values = np.where(np.isfinite(values), values, np.float32(np.nan))
+    if values.shape[::-1] == size:
+        return values, f"prior {path.name}"
+    if abs(values.shape[1] / values.shape[0] / (size[0] / size[1]) - 1) > 0.02:
+        raise InputError(f"{path}: {values.shape[1]}x{values.shape[0]} has another shape than the photo ({size[0]}x{size[1]}).")
+    resized = np.asarray(cv2.resize(values, size, interpolation=cv2.INTER_LINEAR), np.float32)
+    return resized, f"prior {path.name}, resampled from {values.shape[1]}x{values.shape[0]}"
+
+
+def _rendered(text: str, left: Path, size: tuple[int, int], cameras: Path | None) -> tuple[Map, str]:
+    import torch
+
+    from ltgs.core.cameras import stack_cameras
+    from ltgs.io.cameras_json import read_cameras
+    from ltgs.io.scene_store import SceneStore
+    from ltgs.pipeline.info import resolve_time, visit_title
+    from ltgs.render import render
+
+    folder, at, when = text.rpartition("@")
+    if not at or not folder or not when:
+        raise UsageError(f"--prior {RENDER}{text}: write it as render:SCENE@TIME, e.g. render:my_scene@2024-03-01.")
+    if cameras is None:
+        raise UsageError("--prior render: needs --cameras FILE with the left photo's camera in the scene's frame of reference.")
+    known = read_cameras(cameras)
+    # The longest name that the path ends with; else the file's name alone.
+    whole = left.resolve().as_posix()
+    found = [c for c in known if whole.endswith("/" + c.name)] or [c for c in known if Path(c.name).name == left.name]
+    if len(found) != 1:
+        raise InputError(f"{cameras}: {len(found)} cameras are named {left.name}; exactly one is needed to render the prior.")
+    scene = SceneStore.open(Path(folder)).load()
+    time = resolve_time(scene, when)
+    state = scene.chronology.state_at(time)
+    camera = found[0].pinhole(time).resized(*size)
+    with torch.no_grad():
+        shown = render(state.gaussians, stack_cameras([camera]), backend="auto")
+    depth, alpha = shown.depth[0, ..., 0].numpy(), shown.alpha[0, ..., 0].numpy()
+    solid = (alpha > 0.5) & (depth > 0)
+    values = np.where(solid, 1 / np.where(solid, depth, 1), np.float32(np.nan)).astype(np.float32)
+    return values, f"prior rendered from {folder} at {visit_title(scene.visits[time])}"
+
+
+def evaluate(
+    pairs: Path, *, names: Sequence[str] = (), progress: Progress = silent
+) -> tuple[Evaluation, list[dict[str, str]], dict[str, Any]]:
+    """Measure on pairs with true disparity.
+
+    Args:
+        pairs: folder with one folder per pair, see `ltgs.io.stereo_pairs`.
+        names: only these pairs.
+        progress: reports.
+
+    Returns:
+        The evaluation, its table as rows of equal keys, and plain numbers for JSON.
+
+    Raises:
+        InputError, FormatError: see `evaluate_folders`; or no pair has one of the names.
+    """
+    done = evaluate_folders(pairs, names=names, progress=progress)
+    header, *rows = done.rows()
+    return done, [dict(zip(header, row, strict=True)) for row in rows], done.to_json()
