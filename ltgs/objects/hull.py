@@ -38,7 +38,7 @@ class HullConfig:
     """Smallest instance, mask pixels in its best view relative to the image area."""
     min_second: float = 1e-4
     """The same in the second best view, if the visit has several photos."""
-    min_score: float = 0.9
+    min_score: float = 0.7
     """Mean change score of an instance's pixels, each capped at 2."""
 
 

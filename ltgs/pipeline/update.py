@@ -208,6 +208,7 @@ class _Update:
         """
         known: dict[int, KnownObject] = {}
         matches: list[Match] = []
+        late: list[Array] = []
         kept = torch.ones(len(self.gaussians), dtype=torch.bool)
         views, instances = list(before), []
         for round_index in range(self.config.rounds):
@@ -218,6 +219,8 @@ class _Update:
                 kept[vacated.members] = False
             if round_index and not sets:
                 break
+            if round_index:
+                late += [self.gaussians.means[s.members].double().median(0).values.numpy() for s in sets]
             self._add_known(known, sets)
             with self._timed("instances"):
                 # Without placed objects the views are those of the bare remaining scene already.
@@ -240,7 +243,32 @@ class _Update:
             instances = self._apart_from([instances[i] for i in unmatched if i < num_outside], known, matches)
             if not found:
                 break
+        with self._timed("association"):
+            matches = self._second_look(known, matches, kept, late)
         return Decisions(known, matches, self._new_for_sure(instances), views, holes)
+
+    def _second_look(
+        self, known: dict[int, KnownObject], matches: Sequence[Match], kept: Tensor, late: Sequence[Array]
+    ) -> list[Match]:
+        """Register objects once more if what stood in their way was found to have left only later.
+
+        Args:
+            late: [3] each, where something left that was still drawn when the matches were made.
+        """
+        out = []
+        for match in matches:
+            obj = known[match.object_id]
+            reach = 2 * template_radius(obj.template)
+            centre = match.hypothesis.world_from_object[:3, 3]
+            if any(np.linalg.norm(centre - place) < reach for place in late):
+                others = [self._place(known[m.object_id], m) for m in matches if m is not match]
+                again, _ = match_instances(
+                    {match.object_id: obj}, [match.instance], self._compare_with(kept, others), up=self._up(),
+                    config=self.config.associate, register=self.config.register, rng=self.rng, backend=self.backend,
+                )
+                match = replace(again[0], instance_index=match.instance_index) if again else match
+            out.append(match)
+        return out
 
     def _apart_from(
         self, instances: Sequence[HullInstance], known: dict[int, KnownObject], matches: Sequence[Match]
