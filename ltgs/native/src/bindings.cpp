@@ -2,9 +2,11 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/vector.h>
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "binning.h"
 #include "projection.h"
@@ -38,9 +40,29 @@ auto* pointer(std::optional<Array>& array, const char* name, std::initializer_li
   return array->data();
 }
 
+// The pools are never destroyed: tensors and sessions may outlive every static object when the interpreter ends.
 FramePool& pool() {
-  static FramePool frames;
-  return frames;
+  static FramePool* const frames = new FramePool;
+  return *frames;
+}
+
+BlockPool& blocks() {
+  static BlockPool* const pool = new BlockPool;
+  return *pool;
+}
+
+// An uninitialised float tensor whose memory is recycled when the last reference to it goes.
+nb::ndarray<nb::pytorch, float, nb::c_contig> recycled_tensor(std::vector<size_t> shape) {
+  size_t count = 1;
+  for (const size_t size : shape) count *= size;
+  auto block = std::make_unique<Block>(blocks().take(std::max<size_t>(count, 1) * sizeof(float)));
+  float* data = static_cast<float*>(block->memory.get());
+  nb::capsule owner(block.get(), [](void* p) noexcept {
+    const std::unique_ptr<Block> returned(static_cast<Block*>(p));
+    blocks().give(std::move(*returned));
+  });
+  block.release();
+  return {data, shape.size(), shape.data(), owner};
 }
 
 // Owns a frame between forward and backward and hands it back to the pool when Python drops it.
@@ -100,9 +122,14 @@ Session forward(In means, In quats, In log_scales, In logits, In sh, In K, In po
   Frame& frame = session.frame();
   frame.view = make_view(K, pose, width, height, sh_degree, near, far, antialiased);
   const nb::gil_scoped_release unlocked;
+  std::fill(frame.stage_us, frame.stage_us + kStages, int64_t{0});
+  StageClock clock(frame.stage_us);
   project(in, frame, threads);
+  clock.lap(kProject);
   bin(frame);
+  clock.lap(kBin);
   render_images(frame, out, threads);
+  clock.lap(kRaster);
   frame.has_extra_geometry = false;
   for (int64_t i = 0; i < in.count; ++i) visible.data()[i] = frame.num_tiles[i] > 0;
   return session;
@@ -114,7 +141,9 @@ void forward_features(Session& session, In features, Out image, int threads) {
   expect(features, "features", {frame.count, width});
   expect(image, "image", {frame.view.height, frame.view.width, width});
   const nb::gil_scoped_release unlocked;
+  StageClock clock(frame.stage_us);
   render_features(frame, features.data(), width, image.data(), threads);
+  clock.lap(kRaster);
 }
 
 void backward_features(Session& session, In features, In value, In gradient, std::optional<Out> out, bool geometry, int threads) {
@@ -125,7 +154,9 @@ void backward_features(Session& session, In features, In value, In gradient, std
   expect(gradient, "gradient", {frame.view.height, frame.view.width, width});
   const FeatureGradients in{features.data(), value.data(), gradient.data(), pointer(out, "out", {frame.count, width}), width};
   const nb::gil_scoped_release unlocked;
+  StageClock clock(frame.stage_us);
   differentiate_features(frame, in, geometry, threads);
+  clock.lap(kRasterBackward);
 }
 
 void backward(Session& session, In means, In quats, In log_scales, In logits, In sh, std::optional<In> rgb_value,
@@ -150,8 +181,11 @@ void backward(Session& session, In means, In quats, In log_scales, In logits, In
                                pointer(o_screen, "screen", {in.count}),
                                accumulate};
   const nb::gil_scoped_release unlocked;
+  StageClock clock(frame.stage_us);
   const int channels = up.rgb || up.alpha || up.depth ? differentiate_images(frame, up, threads) : 0;
+  clock.lap(kRasterBackward);
   unproject(in, frame, channels, out, threads);
+  clock.lap(kUnproject);
   frame.has_extra_geometry = false;
 }
 
@@ -162,8 +196,14 @@ nb::dict statistics(Session& session) {
   nb::dict out;
   out["num_dropped"] = frame.dropped;
   out["num_visible"] = frame.visible;
-  out["num_entries"] = static_cast<int64_t>(frame.entries.size());
+  out["num_entries"] = static_cast<int64_t>(frame.pairs());
   out["num_pairs"] = pairs;
+  return out;
+}
+
+nb::dict stage_times(Session& session) {
+  nb::dict out;
+  for (int stage = 0; stage < kStages; ++stage) out[kStageNames[stage]] = session.frame().stage_us[stage];
   return out;
 }
 
@@ -200,7 +240,8 @@ NB_MODULE(LTGS_MODULE, m) {
 #else
   m.attr("openmp") = false;
 #endif
-  nb::class_<Session>(m, "Session").def("statistics", &statistics);
+  nb::class_<Session>(m, "Session").def("statistics", &statistics).def("stage_times", &stage_times);
+  m.def("recycled_tensor", &recycled_tensor, "shape"_a);
   m.def("forward", &forward, "means"_a, "quats"_a, "log_scales"_a, "opacity_logits"_a, "sh"_a, "K"_a, "cam_from_world"_a,
         "width"_a, "height"_a, "sh_degree"_a, "near"_a, "far"_a, "antialiased"_a, "rgb"_a, "alpha"_a, "depth"_a.none(),
         "visible"_a, "threads"_a);

@@ -74,7 +74,7 @@ LTGS_INLINE void quaternion_gradient(const Geometry& g, const vf* d, vf* out) {
 }
 
 // Gradients of means, rotations, scales and opacities of one block; pose (may be null) collects dL/dR and dL/dt.
-LTGS_INLINE void unproject_block(const View& view, const Block& in, const Geometry& g, const BlockGradient& up, vm visible,
+LTGS_INLINE void unproject_block(const View& view, const ParameterBlock& in, const Geometry& g, const BlockGradient& up, vm visible,
                                  BlockResult& out, vf* pose) {
   vf m[kMoments];
   for (int k = 0; k < kMoments; ++k) m[k] = load(up.moment[k]);
@@ -124,7 +124,7 @@ LTGS_INLINE void unproject_block(const View& view, const Block& in, const Geomet
 }
 
 // SH coefficients and, through the view direction, the means and the camera centre.
-LTGS_INLINE void colour_backward(const Parameters& in, const Frame& frame, const Block& block, int64_t base, unsigned visible,
+LTGS_INLINE void colour_backward(const Parameters& in, const Frame& frame, const ParameterBlock& block, int64_t base, unsigned visible,
                                  const BlockGradient& up, const ParameterGradients& out, vf* mean, vf* pose) {
   const int degree = frame.view.sh_degree, bases = (degree + 1) * (degree + 1);
   alignas(64) float basis[16][W], basis_gradient[16][W];
@@ -208,7 +208,7 @@ inline void unproject_chunk(const Parameters& in, const Frame& frame, int channe
     if (visible) {
       BlockGradient up;
       sum_records(frame, base, visible, channels, have_records, up);
-      const Block block = load_block(in, base, lanes);
+      const ParameterBlock block = load_block(in, base, lanes);
       Geometry g;
       project_block(frame.view, block, g);
       unproject_block(frame.view, block, g, up, less(splat(0.0f), load(flag)), result, out.pose ? pose : nullptr);

@@ -23,35 +23,27 @@ struct LaneSums {
   vf v0, v1, v2, channel[NCH];
 };
 
+// A step of the forward pass once more, and what it adds to the sums.
 template <int NCH, bool kGeometry, bool kDepth>
-LTGS_INLINE bool blend_backward(vf power, vf dy, const vf* channel, float* T, float* D, const float* g, const float* depth,
-                                LaneSums<NCH>& sums) {
-  const vf t = load(T);
-  const vm hit = both(less_equal(splat(kLog2MinAlpha), power), less(splat(0.0f), t));
-  if (!any(hit)) return false;
-  const vf raw = vexp2(power), alpha = vmin(raw, splat(kMaxAlpha));
-  const vf weight = t * alpha, next = t - weight;
-  const vm stop = both(hit, less_equal(next, splat(kMinTransmittance)));
-  const vm counted = but_not(hit, stop);
-  const vf w = keep(counted, weight);
-  store(T, select(stop, splat(0.0f) - t, t - w));
+LTGS_INLINE vm differentiate_step(vf power, vf dy, const vf* channel, TileGradient<NCH>& pixels, int at, LaneSums<NCH>& sums) {
+  const Composited c = composite_step(power, pixels.T + at);
   vf along = splat(0.0f);
   for (int k = 0; k < NCH; ++k) {
-    const vf gradient = load(g + k * kTilePixels);
-    sums.channel[k] += w * gradient;
-    if (kGeometry) along += (kDepth && k == NCH - 1 ? channel[k] - load(depth) : channel[k]) * gradient;
+    const vf gradient = load(pixels.g + k * kTilePixels + at);
+    sums.channel[k] = fma(c.weight, gradient, sums.channel[k]);
+    if (kGeometry) along = fma(kDepth && k == NCH - 1 ? channel[k] - load(pixels.depth + at) : channel[k], gradient, along);
   }
   if (kGeometry) {
-    const vf gain = w * along, rest = load(D) - gain;
-    store(D, rest);
-    // A clamped alpha does not depend on the splat any more.
-    const vf v = keep(both(counted, less_equal(raw, splat(kMaxAlpha))), gain - rest * (w / next));
-    const vf vdy = v * dy;
+    const vf gain = c.weight * along, rest = load(pixels.D + at) - gain;
+    store(pixels.D + at, rest);
+    // A clamped alpha does not depend on the splat any more; in a finished pixel the quotient means nothing.
+    const vm counted = but_not(less_equal(c.raw, splat(kMaxAlpha)), c.stop);
+    const vf v = keep(counted, gain - rest * (c.weight / c.next)), vdy = v * dy;
     sums.v0 += v;
     sums.v1 += vdy;
-    sums.v2 += vdy * dy;
+    sums.v2 = fma(vdy, dy, sums.v2);
   }
-  return any(stop);
+  return c.fresh;
 }
 
 template <int NCH, bool kGeometry>
@@ -64,63 +56,51 @@ LTGS_INLINE void fold_strip(const LaneSums<NCH>& s, vf dx, vf* channel, vf* m) {
 
 template <int NCH, bool kGeometry>
 LTGS_INLINE void sum_record(const vf* m, const vf* channel, float* record) {
+  constexpr int kMore = kGeometry ? 2 : 0;  // channels that complete a group of eight sums
   if (kGeometry) {
-    sum4(m[0], m[1], m[2], m[3], record);
-    const vf zero = splat(0.0f);
-    float tail[8];
-    sum4(m[4], m[5], channel[0], NCH > 1 ? channel[1 % NCH] : zero, tail);
-    for (int k = 4; k < 6 + std::min(NCH, 2); ++k) record[k] = tail[k - 4];
-    if (NCH == 3) record[8] = sum(channel[2 % NCH]);
-    if (NCH == 4) {
-      sum4(channel[2 % NCH], channel[3 % NCH], zero, zero, tail);
-      record[8] = tail[0], record[9] = tail[1];
-    }
-  } else {
-    for (int k = 0; k < NCH; ++k) record[k] = sum(channel[k]);
+    const vf first[8] = {m[0], m[1], m[2], m[3], m[4], m[5], channel[0], channel[NCH > 1]};
+    alignas(32) float sums[8];
+    sum8(first, sums);
+    std::memcpy(record, sums, (kMoments + std::min(NCH, 2)) * sizeof(float));
   }
+  for (int k = kMore; k < NCH; ++k) record[(kGeometry ? kMoments : 0) + k] = sum(channel[k]);
 }
 
 // With kDepth the last channel is the depth, whose mean is subtracted per pixel.
 template <int NCH, bool kGeometry, bool kDepth>
-void differentiate_tile(Frame& frame, int tile, const ChannelSource& source, TileGradient<NCH>& state, uint32_t live) {
+void differentiate_tile(Frame& frame, int tile, const ChannelSource& source, TileGradient<NCH>& state, StepMask live) {
   constexpr int kRecord = NCH + (kGeometry ? kMoments : 0);
-  const int tile_x = tile % frame.view.tiles_x * kTile, tile_y = tile / frame.view.tiles_x * kTile;
+  const TilePlace at = place_of(frame.view, tile);
   const Entry* entries = frame.entries.data();
   float* records = frame.records.data();
-  const vf lanes = lane_numbers() + splat(tile_x + 0.5f);
+  const vf lane_cols = lane_columns(), lane_rows = lane_row_numbers();
   Batch batch;
-  for (uint32_t at = frame.tile_begin[tile], end = frame.tile_begin[tile + 1]; at < end; at += kBatch) {
-    const int count = static_cast<int>(std::min<uint32_t>(kBatch, end - at));
-    if (live) {
-      load_batch(frame, entries + at, count, source, batch);
-      batch_ranges(tile_x, tile_y, count, batch);
-    }
+  for (uint32_t from = frame.tile_begin[tile], end = frame.tile_begin[tile + 1]; from < end; from += kBatch) {
+    const int count = static_cast<int>(std::min<uint32_t>(kBatch, end - from));
+    if (live) load_batch(frame, entries + from, count, at, batch);
+    for (int e = 0; e < count; ++e) __builtin_prefetch(records + static_cast<size_t>(entries[from + e].slot) * kRecord, 1);
     for (int e = 0; e < count; ++e) {
-      float* record = records + static_cast<size_t>(entries[at + e].slot) * kRecord;
-      const uint32_t rows = live ? live & row_mask(int(batch.row_first[e]), int(batch.row_last[e])) : 0u;
-      if (!rows) {
+      float* record = records + static_cast<size_t>(entries[from + e].slot) * kRecord;
+      const StepMask steps = live ? live & batch.steps[e] : 0;
+      if (!steps) {
         std::fill(record, record + kRecord, 0.0f);
         continue;
       }
-      const int strip_first = int(batch.col_first[e]) / W, strip_last = int(batch.col_last[e] + W) / W - 1;
+      const float* values = source.data + entries[from + e].gaussian * source.stride;
       vf channel[NCH], channel_sum[NCH], moments[kMoments] = {};
-      for (int k = 0; k < NCH; ++k) channel[k] = splat(batch.channel[k][e]), channel_sum[k] = splat(0.0f);
-      const float y = tile_y + 0.5f - batch.y[e];
-      for (int strip = strip_first; strip <= strip_last; ++strip) {
-        const vf dx = lanes + splat(float(strip * W) - batch.x[e]);
-        const vf quadratic = splat(batch.log_opacity[e]) - splat(batch.a[e]) * dx * dx, slope = splat(-2.0f * batch.b[e]) * dx;
-        const vf curve = splat(-batch.c[e]);
+      for (int k = 0; k < NCH; ++k) channel[k] = splat(values[k]), channel_sum[k] = splat(0.0f);
+      for_each_strip(steps, [&](int strip, StepMask left) {
+        const StripPower power(*batch.splat[e], at, strip, lane_cols, lane_rows);
         LaneSums<NCH> sums{};
-        for (uint32_t left = rows; left; left &= left - 1) {
-          const int row = __builtin_ctz(left), pixel = row * kTile + strip * W;
-          const vf dy = splat(y + row);
-          if (blend_backward<NCH, kGeometry, kDepth>(quadratic + (slope + curve * dy) * dy, dy, channel, state.T + pixel,
-                                                     state.D + pixel, state.g + pixel, state.depth + pixel, sums) &&
-              row_is_dead(state.T + row * kTile))
-            live &= ~(1u << row);
+        vm fresh = none();
+        for (StepMask todo = left; todo; todo &= todo - 1) {
+          const int bit = __builtin_ctzll(todo);
+          const vf dy = power.dy(bit);
+          fresh = either(fresh, differentiate_step<NCH, kGeometry, kDepth>(power.at_dy(dy), dy, channel, state, bit * kCols, sums));
         }
-        fold_strip<NCH, kGeometry>(sums, dx, channel_sum, moments);
-      }
+        fold_strip<NCH, kGeometry>(sums, power.dx, channel_sum, moments);
+        if (any(fresh)) live = without_dead(live, left, state.T);
+      });
       sum_record<NCH, kGeometry>(moments, channel_sum, record);
     }
   }
@@ -133,45 +113,38 @@ struct ImageGradients {
 };
 
 template <int NCH>
-LTGS_INLINE void start_pixels(const Frame& frame, int tile_x, int tile_y, const ImageGradients& in, TileGradient<NCH>& s) {
-  const View& view = frame.view;
+LTGS_INLINE void start_pixels(const Frame& frame, const TilePlace& at, const ImageGradients& in, TileGradient<NCH>& s) {
   std::fill(s.g, s.g + NCH * kTilePixels, 0.0f);
   std::fill(s.D, s.D + kTilePixels, 0.0f);
   std::fill(s.depth, s.depth + kTilePixels, 0.0f);
-  const int columns = std::min(kTile, view.width - tile_x), rows = std::min(kTile, view.height - tile_y);
-  for (int row = 0; row < rows; ++row)
-    for (int col = 0; col < columns; ++col) {
-      const int64_t pixel = static_cast<int64_t>(tile_y + row) * view.width + tile_x + col;
-      const int at = row * kTile + col;
-      const float t = frame.transmittance[pixel];
-      float d = 0.0f, alpha_gradient = in.alpha ? in.alpha[pixel] : 0.0f;
-      if (in.rgb)
-        for (int k = 0; k < 3; ++k) {
-          s.g[k * kTilePixels + at] = in.rgb[pixel * 3 + k];
-          d += in.rgb[pixel * 3 + k] * in.rgb_value[pixel * 3 + k];
-        }
-      s.D[at] = d - alpha_gradient * t;
-      if (NCH == 4 && frame.weight_sum[pixel] > 0.0f) {
-        // depth = sum w z / sum w, so dL/dw = g (z - depth): a channel centred on the pixel's own depth, whose D starts
-        // at zero. Without the centring D would be the difference of two large numbers.
-        const float g = in.depth[pixel] / frame.weight_sum[pixel];
-        s.g[(NCH - 1) * kTilePixels + at] = g;
-        s.depth[at] = frame.depth_mean[pixel];
+  for_each_pixel(frame.view, at, [&](int to, int64_t pixel) {
+    float d = in.alpha ? -in.alpha[pixel] * frame.transmittance[pixel] : 0.0f;
+    if (in.rgb)
+      for (int k = 0; k < 3; ++k) {
+        s.g[k * kTilePixels + to] = in.rgb[pixel * 3 + k];
+        d += in.rgb[pixel * 3 + k] * in.rgb_value[pixel * 3 + k];
       }
+    s.D[to] = d;
+    if (NCH == 4 && frame.weight_sum[pixel] > 0.0f) {
+      // depth = sum w z / sum w, so dL/dw = g (z - depth): a channel centred on the pixel's own depth, whose D starts
+      // at zero. Without the centring D would be the difference of two large numbers.
+      s.g[(NCH - 1) * kTilePixels + to] = in.depth[pixel] / frame.weight_sum[pixel];
+      s.depth[to] = frame.depth_mean[pixel];
     }
+  });
 }
 
 // Fill frame.records for losses on rgb, alpha and depth; returns the number of channels per record.
 inline int differentiate_images(Frame& frame, const ImageGradients& in, int threads) {
   const int64_t tiles = static_cast<int64_t>(frame.view.tiles_x) * frame.view.tiles_y;
   const int channels = in.depth ? 4 : 3;
-  frame.records.resize(frame.entries.size() * (kMoments + channels));
+  frame.records.resize(frame.pairs() * (kMoments + channels));
   const auto run = [&](auto channel_count, int tile) {
     constexpr int NCH = decltype(channel_count)::value;
     TileGradient<NCH> state;
-    const int tile_x = tile % frame.view.tiles_x * kTile, tile_y = tile / frame.view.tiles_x * kTile;
-    start_pixels<NCH>(frame, tile_x, tile_y, in, state);
-    const uint32_t live = start_transmittance(frame.view, tile_x, tile_y, state.T);
+    const TilePlace at = place_of(frame.view, tile);
+    start_pixels<NCH>(frame, at, in, state);
+    const StepMask live = start_transmittance(at, state.T);
     differentiate_tile<NCH, true, NCH == 4>(frame, tile, splat_channels(frame, NCH), state, live);
   };
   parallel_for(tiles, threads, [&](int64_t tile) {
@@ -195,21 +168,20 @@ template <int NCH, bool kGeometry>
 void differentiate_feature_group(Frame& frame, const FeatureGradients& in, int offset, int threads) {
   const View& view = frame.view;
   const int64_t tiles = static_cast<int64_t>(view.tiles_x) * view.tiles_y;
-  frame.records.resize(frame.entries.size() * (NCH + (kGeometry ? kMoments : 0)));
+  frame.records.resize(frame.pairs() * (NCH + (kGeometry ? kMoments : 0)));
   parallel_for(tiles, threads, [&](int64_t tile) {
     TileGradient<NCH> s;
-    const int tile_x = int(tile) % view.tiles_x * kTile, tile_y = int(tile) / view.tiles_x * kTile;
-    const uint32_t live = start_transmittance(view, tile_x, tile_y, s.T);
+    const TilePlace at = place_of(view, int(tile));
+    const StepMask live = start_transmittance(at, s.T);
     std::fill(s.D, s.D + kTilePixels, 0.0f);
     std::fill(s.g, s.g + NCH * kTilePixels, 0.0f);
-    for (int row = 0; row < std::min(kTile, view.height - tile_y); ++row)
-      for (int col = 0; col < std::min(kTile, view.width - tile_x); ++col) {
-        const int64_t pixel = (static_cast<int64_t>(tile_y + row) * view.width + tile_x + col) * in.width + offset;
-        for (int k = 0; k < NCH; ++k) {
-          s.g[k * kTilePixels + row * kTile + col] = in.gradient[pixel + k];
-          if (kGeometry) s.D[row * kTile + col] += in.gradient[pixel + k] * in.value[pixel + k];
-        }
+    for_each_pixel(view, at, [&](int to, int64_t pixel) {
+      const int64_t from = pixel * in.width + offset;
+      for (int k = 0; k < NCH; ++k) {
+        s.g[k * kTilePixels + to] = in.gradient[from + k];
+        if (kGeometry) s.D[to] += in.gradient[from + k] * in.value[from + k];
       }
+    });
     differentiate_tile<NCH, kGeometry, false>(frame, int(tile), {in.features + offset, in.width, NCH}, s, live);
   });
   constexpr int kRecord = NCH + (kGeometry ? kMoments : 0);

@@ -16,6 +16,7 @@ from ltgs.native import kernels
 from ltgs.render.output import RenderOutput
 
 _PARAMETERS = 5  # means, quats, log_scales, opacity_logits, sh
+_RECYCLED_FROM = 1 << 18  # floats
 
 
 @dataclass
@@ -35,6 +36,14 @@ class _Settings:
     keep: bool
     stats: dict[str, int] = field(default_factory=dict)
     num_dropped: int = 0
+
+    def empty(self, shape: torch.Size) -> Tensor:
+        """Uninitialised memory; a large block is taken from a pool, because the page faults of fresh memory cost milliseconds."""
+        return torch.empty(shape) if shape.numel() < _RECYCLED_FROM else self.kernels.recycled_tensor(list(shape))
+
+    def note_times(self, session: Any) -> None:
+        for key, value in session.stage_times().items():
+            self.stats[key] = self.stats.get(key, 0) + value
 
     def note(self, session: Any) -> None:
         numbers = session.statistics()
@@ -67,6 +76,8 @@ class _Rasterise(torch.autograd.Function):
             s.note(session)
             if s.keep:
                 sessions.append(session)
+            else:
+                s.note_times(session)
         ctx.settings, ctx.sessions = settings, sessions
         ctx.save_for_backward(poses, extra, rgb, image, *tensors)
         ctx.set_materialize_grads(False)
@@ -84,7 +95,7 @@ class _Rasterise(torch.autograd.Function):
         s = ctx.settings
         if all(g is None for g in (g_rgb, g_alpha, g_depth, g_image)):
             return (None,) * (3 + _PARAMETERS)
-        grads = [torch.empty_like(p) if w else None for p, w in zip(parameters, wanted, strict=True)]
+        grads = [s.empty(p.shape) if w else None for p, w in zip(parameters, wanted, strict=True)]
         pose_grads = torch.zeros_like(poses) if pose_wanted else None
         feature_grads = torch.zeros_like(features) if features is not None and features_wanted else None
         for c, session in enumerate(ctx.sessions):
@@ -96,6 +107,7 @@ class _Rasterise(torch.autograd.Function):
                 session, *parameters, rgb[c], *(None if g is None else g[c] for g in (g_rgb, g_alpha, g_depth)),
                 *grads, None if pose_grads is None else pose_grads[c, :3], None, c > 0, s.threads,
             )
+            s.note_times(session)
         return (None, pose_grads, feature_grads, *grads)
 
 
