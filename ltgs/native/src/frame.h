@@ -17,7 +17,8 @@ constexpr int kTile = 16;             // pixels; one row of a tile is one AVX-51
 constexpr int kTilePixels = kTile * kTile;
 constexpr int kBatch = 32;            // entries of a tile that are prepared together
 constexpr int kChunk = 1024;          // Gaussians per parallel task: fixed, so sums do not depend on the thread count
-constexpr int kGroup = 4;             // channels composited per pass
+constexpr int kChannels = 4;          // of a splat: r, g, b, depth
+constexpr int kFeatures = 8;          // further channels composited in the same pass; wider ones take more passes
 constexpr float kBlur = 0.3f;         // px^2 added to the projected covariance (3DGS low-pass filter)
 constexpr float kMaxAlpha = 0.999f;
 constexpr float kMinTransmittance = 1e-4f;
@@ -42,7 +43,7 @@ struct alignas(64) Splat {
   float x, y, b, c, log_opacity, det;
   float dx_bottom;        // dx (relative to the centre) where the ellipse reaches furthest down; mirrored upwards
   float a;
-  float channel[kGroup];  // r, g, b, depth
+  float channel[kChannels];  // r, g, b, depth
   float inv_a;
   float dy_right;         // likewise dy where it reaches furthest right
   float x_extent, y_extent;
@@ -92,12 +93,16 @@ struct Frame {
   Buffer<float> transmittance;      // [H, W] final T
   Buffer<float> weight_sum;         // [H, W] sum of w, when depth was asked for
   Buffer<float> depth_mean;         // [H, W] sum of w z / sum of w, likewise
-  Buffer<float> records;            // [E, 6 + channels] gradient of every (Gaussian, tile) pair
-  Buffer<float> extra_geometry;     // [N, 6] screen-space gradient contributed by feature passes
+  Buffer<float> records;            // [E, 6 + channels + features] gradient of every (Gaussian, tile) pair
+  Buffer<float> extra_geometry;     // [N, 6] screen-space gradient contributed by further passes for wide features
   Buffer<uint64_t> tile_pairs;      // [tiles] evaluated (Gaussian, pixel) pairs
   Buffer<double> chunk_pose;        // [chunks, 15]
   Buffer<uint32_t> chunk_dropped;   // [chunks]
-  bool has_extra_geometry = false, with_depth = false;
+  Buffer<uint8_t> region;           // [H, W] pixels wanted, when a region was given
+  Buffer<uint8_t> tile_wanted;      // [tiles] whether one of its pixels is
+  bool has_extra_geometry = false, with_depth = false, has_region = false;
+  int record_base = 0, record_features = 0, record_moments = 0;  // what a record holds: moments, own channels, features
+  int record_size() const { return record_moments + record_base + record_features; }
   int64_t dropped = 0, visible = 0;
   size_t pairs() const { return slot_tile.size(); }  // E, the (Gaussian, tile) pairs
   int64_t stage_us[kStages] = {};

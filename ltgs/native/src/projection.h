@@ -103,7 +103,6 @@ LTGS_INLINE vm usable_lanes(const ParameterBlock& in, const Geometry& g) {
 
 // Call emit(tile) for every tile in which the ellipse {power >= log2(1/255)} contains a pixel centre.
 // Ranges are widened by kSlack pixels against rounding; the rasteriser applies the exact test per pixel.
-
 // First and last pixel index whose centre lies in [low, high], clamped to the image before the conversion to int.
 LTGS_INLINE int first_pixel(float low, int size) {
   return static_cast<int>(std::ceil(std::min(std::max(low - 0.5f - kSlack, 0.0f), float(size))));
@@ -172,11 +171,26 @@ LTGS_INLINE Splat pick_lane(const SplatLanes& lanes, int lane) {
   return s;
 }
 
+// Remember the pixels that are wanted, [H, W]; null means all of them.
+inline void set_region(Frame& frame, const uint8_t* region) {
+  frame.has_region = region != nullptr;
+  if (!region) return;
+  const View& view = frame.view;
+  const size_t pixels = static_cast<size_t>(view.width) * view.height, tiles = static_cast<size_t>(view.tiles_x) * view.tiles_y;
+  std::copy(region, region + pixels, frame.region.resize(pixels));
+  uint8_t* wanted = frame.tile_wanted.resize(tiles);
+  std::fill(wanted, wanted + tiles, uint8_t{0});
+  for (int y = 0; y < view.height; ++y)
+    for (int x = 0; x < view.width; ++x)
+      if (region[static_cast<size_t>(y) * view.width + x]) wanted[y / kTile * view.tiles_x + x / kTile] = 1;
+}
+
 // Project Gaussians [first, last) and append the tiles they touch, in Gaussian order.
 inline void project_chunk(const Parameters& in, Frame& frame, int64_t first, int64_t last, std::vector<uint32_t>& tiles,
                           uint32_t& dropped) {
   const View& view = frame.view;
   const int bases = (view.sh_degree + 1) * (view.sh_degree + 1);
+  const uint8_t* wanted = frame.has_region ? frame.tile_wanted.data() : nullptr;
   alignas(64) float basis[16][W];
   tiles.clear();
   dropped = 0;
@@ -200,7 +214,9 @@ inline void project_chunk(const Parameters& in, Frame& frame, int64_t first, int
       if (fields.x[lane] + fields.x_extent[lane] < 0.0f || fields.x[lane] - fields.x_extent[lane] > view.width) continue;
       Splat s = pick_lane(fields, lane);
       const size_t before = tiles.size();
-      for_each_tile(view, s, [&](uint32_t tile) { tiles.push_back(tile); });
+      for_each_tile(view, s, [&](uint32_t tile) {
+        if (!wanted || wanted[tile]) tiles.push_back(tile);
+      });
       if (tiles.size() == before) continue;
       if (!have_basis) {
         vf d[3], inverse;

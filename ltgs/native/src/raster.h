@@ -1,5 +1,5 @@
 // Front-to-back compositing of one 16x16 tile. The outer loop runs over Gaussians, the inner one over the steps each can
-// reach; the pixels' state (4-5 KB) stays in the first-level cache.
+// reach; the pixels' state (4-13 KB) stays in the first-level cache.
 #pragma once
 
 #include "parallel.h"
@@ -8,24 +8,39 @@
 namespace ltgs {
 namespace {
 
-// Where the channels of a pass come from: `stride` floats per Gaussian, the first `width` of them used.
-struct ChannelSource {
-  const float* data;
-  int64_t stride;
-  int width;
+// Extra channels composited beside the splat's own: `width` floats per Gaussian, from `offset` on, `stride` floats apart.
+struct FeatureSource {
+  const float* data = nullptr;
+  int64_t stride = 0;
+  int offset = 0, width = 0;
 };
 
-LTGS_INLINE ChannelSource splat_channels(const Frame& frame, int width) {
-  return {frame.splats.data() ? frame.splats.data()->channel : nullptr, sizeof(Splat) / sizeof(float), width};
+// Call body(std::integral_constant<int, F>) with the smallest compiled number of channels that holds `width` of them.
+template <class Body>
+LTGS_INLINE void with_feature_width(int width, const Body& body) {
+  if (width == 0) return body(std::integral_constant<int, 0>{});
+  if (width == 1) return body(std::integral_constant<int, 1>{});
+  if (width == 2) return body(std::integral_constant<int, 2>{});
+  if (width <= 4) return body(std::integral_constant<int, 4>{});
+  body(std::integral_constant<int, kFeatures>{});
+}
+
+// The first BASE channels come from the splat (r, g, b, depth), the next F from the features, padded with zeros.
+template <int BASE, int F>
+LTGS_INLINE void load_channels(const Splat& splat_, uint32_t gaussian, const FeatureSource& features, vf* channel) {
+  for (int k = 0; k < BASE; ++k) channel[k] = splat(splat_.channel[k]);
+  const float* values = F ? features.data + gaussian * features.stride + features.offset : nullptr;
+  for (int k = 0; k < F; ++k) channel[BASE + k] = splat(k < features.width ? values[k] : 0.0f);
 }
 
 // Composite the tile's entries into T and, channel by channel, acc; returns the number of evaluated (Gaussian, pixel)
 // pairs. With kWeights the plane after the channels collects the sum of the weights: 1 - T equals it, but has lost its
 // digits where T is close to 1.
-template <int NCH, bool kWeights = false>
-uint64_t composite_tile(const Frame& frame, int tile, const ChannelSource& source, float* T, float* acc) {
+template <int BASE, int F, bool kWeights = false>
+uint64_t composite_tile(const Frame& frame, int tile, const FeatureSource& features, float* T, float* acc) {
+  constexpr int NCH = BASE + F;
   const TilePlace at = place_of(frame.view, tile);
-  StepMask live = start_transmittance(at, T);
+  StepMask live = start_transmittance(frame, at, T);
   std::fill(acc, acc + (NCH + kWeights) * kTilePixels, 0.0f);
   const Entry* entries = frame.entries.data();
   const vf lane_cols = lane_columns(), lane_rows = lane_row_numbers();
@@ -37,9 +52,8 @@ uint64_t composite_tile(const Frame& frame, int tile, const ChannelSource& sourc
     for (int e = 0; e < count; ++e) {
       const StepMask steps = live & batch.steps[e];
       if (!steps) continue;
-      const float* values = source.data + entries[from + e].gaussian * source.stride;
       vf channel[NCH];
-      for (int k = 0; k < NCH; ++k) channel[k] = splat(values[k]);
+      load_channels<BASE, F>(*batch.splat[e], entries[from + e].gaussian, features, channel);
       steps_done += __builtin_popcountll(steps);
       for_each_strip(steps, [&](int strip, StepMask left) {
         const StripPower power(*batch.splat[e], at, strip, lane_cols, lane_rows);
@@ -68,19 +82,42 @@ LTGS_INLINE void write_tile(const View& view, int tile, const float* planes, int
 
 struct Images {
   float *rgb, *alpha, *depth;  // [H, W, 3], [H, W], [H, W] or null
+  float* features;             // [H, W, width] or null
+  const float* feature_values; // [N, width]
+  int width;
 };
 
-inline void finish_pixels(Frame& frame, int tile, const float* T, const float* acc, const Images& out) {
+// `weights` is the plane of summed weights, null without depth.
+inline void finish_pixels(Frame& frame, int tile, const float* T, const float* acc, const float* weights, const Images& out) {
   write_tile(frame.view, tile, acc, 3, out.rgb, 3, 0);
   for_each_pixel(frame.view, place_of(frame.view, tile), [&](int pixel, int64_t to) {
     const float t = std::fabs(T[pixel]);
     frame.transmittance[to] = t;
     out.alpha[to] = 1.0f - t;
-    if (!out.depth) return;
-    const float weight = acc[4 * kTilePixels + pixel], mean = weight > 0.0f ? acc[3 * kTilePixels + pixel] / weight : 0.0f;
+    if (!weights) return;
+    const float weight = weights[pixel], mean = weight > 0.0f ? acc[3 * kTilePixels + pixel] / weight : 0.0f;
     frame.weight_sum[to] = weight;
     frame.depth_mean[to] = out.depth[to] = mean;
   });
+}
+
+template <int BASE, int F>
+void render_tile(Frame& frame, int tile, const FeatureSource& features, const Images& out) {
+  constexpr int NCH = BASE + F;
+  alignas(64) float T[kTilePixels], acc[(NCH + 1) * kTilePixels];
+  frame.tile_pairs[tile] = composite_tile<BASE, F, BASE == 4>(frame, tile, features, T, acc);
+  finish_pixels(frame, tile, T, acc, BASE == 4 ? acc + NCH * kTilePixels : nullptr, out);
+  if (F) write_tile(frame.view, tile, acc + BASE * kTilePixels, features.width, out.features, out.width, 0);
+}
+
+// The channels of a wide feature image that did not fit beside the colours.
+inline void render_more_features(Frame& frame, int tile, const Images& out) {
+  alignas(64) float T[kTilePixels], acc[kFeatures * kTilePixels];
+  for (int offset = kFeatures; offset < out.width; offset += kFeatures) {
+    const FeatureSource source{out.feature_values, out.width, offset, std::min(kFeatures, out.width - offset)};
+    with_feature_width(source.width, [&](auto width) { composite_tile<0, decltype(width)::value>(frame, tile, source, T, acc); });
+    write_tile(frame.view, tile, acc, source.width, out.features, out.width, offset);
+  }
 }
 
 inline void render_images(Frame& frame, const Images& out, int threads) {
@@ -90,30 +127,16 @@ inline void render_images(Frame& frame, const Images& out, int threads) {
   frame.with_depth = out.depth != nullptr;
   if (frame.with_depth) frame.weight_sum.resize(pixels), frame.depth_mean.resize(pixels);
   frame.tile_pairs.resize(tiles);
-  parallel_for(tiles, threads, [&](int64_t tile) {
-    alignas(64) float T[kTilePixels], acc[5 * kTilePixels];
-    const auto source = splat_channels(frame, out.depth ? 4 : 3);
-    frame.tile_pairs[tile] = out.depth ? composite_tile<4, true>(frame, int(tile), source, T, acc)
-                                       : composite_tile<3>(frame, int(tile), source, T, acc);
-    finish_pixels(frame, int(tile), T, acc, out);
-  });
-}
-
-// Composite the channels of `features` [N, width] into image [H, W, width], up to four per pass.
-inline void render_features(const Frame& frame, const float* features, int width, float* image, int threads) {
-  const int64_t tiles = static_cast<int64_t>(frame.view.tiles_x) * frame.view.tiles_y;
-  parallel_for(tiles, threads, [&](int64_t tile) {
-    alignas(64) float T[kTilePixels], acc[kGroup * kTilePixels];
-    for (int offset = 0; offset < width; offset += kGroup) {
-      const ChannelSource source{features + offset, width, std::min(kGroup, width - offset)};
-      switch (source.width) {
-        case 1: composite_tile<1>(frame, int(tile), source, T, acc); break;
-        case 2: composite_tile<2>(frame, int(tile), source, T, acc); break;
-        case 3: composite_tile<3>(frame, int(tile), source, T, acc); break;
-        default: composite_tile<4>(frame, int(tile), source, T, acc);
-      }
-      write_tile(frame.view, int(tile), acc, source.width, image, width, offset);
-    }
+  const FeatureSource features{out.feature_values, out.width, 0, std::min(kFeatures, out.width)};
+  with_feature_width(features.width, [&](auto width) {
+    constexpr int F = decltype(width)::value;
+    parallel_for(tiles, threads, [&](int64_t tile) {
+      if (out.depth)
+        render_tile<4, F>(frame, int(tile), features, out);
+      else
+        render_tile<3, F>(frame, int(tile), features, out);
+      if (out.width > kFeatures) render_more_features(frame, int(tile), out);
+    });
   });
 }
 

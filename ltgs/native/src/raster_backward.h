@@ -23,15 +23,15 @@ struct LaneSums {
   vf v0, v1, v2, channel[NCH];
 };
 
-// A step of the forward pass once more, and what it adds to the sums.
-template <int NCH, bool kGeometry, bool kDepth>
+// A step of the forward pass once more, and what it adds to the sums. BASE = 4: channel 3 is the depth.
+template <int BASE, int NCH, bool kGeometry>
 LTGS_INLINE vm differentiate_step(vf power, vf dy, const vf* channel, TileGradient<NCH>& pixels, int at, LaneSums<NCH>& sums) {
   const Composited c = composite_step(power, pixels.T + at);
   vf along = splat(0.0f);
   for (int k = 0; k < NCH; ++k) {
     const vf gradient = load(pixels.g + k * kTilePixels + at);
     sums.channel[k] = fma(c.weight, gradient, sums.channel[k]);
-    if (kGeometry) along = fma(kDepth && k == NCH - 1 ? channel[k] - load(pixels.depth + at) : channel[k], gradient, along);
+    if (kGeometry) along = fma(BASE == 4 && k == 3 ? channel[k] - load(pixels.depth + at) : channel[k], gradient, along);
   }
   if (kGeometry) {
     const vf gain = c.weight * along, rest = load(pixels.D + at) - gain;
@@ -46,30 +46,27 @@ LTGS_INLINE vm differentiate_step(vf power, vf dy, const vf* channel, TileGradie
   return c.fresh;
 }
 
+// Lane sums of one entry in the order of its record: moments, then channels.
 template <int NCH, bool kGeometry>
-LTGS_INLINE void fold_strip(const LaneSums<NCH>& s, vf dx, vf* channel, vf* m) {
-  for (int k = 0; k < NCH; ++k) channel[k] += s.channel[k];
-  if (!kGeometry) return;
-  const vf v0dx = s.v0 * dx;
-  m[0] += s.v0, m[1] += v0dx, m[2] += s.v1, m[3] += v0dx * dx, m[4] += s.v1 * dx, m[5] += s.v2;
-}
-
-template <int NCH, bool kGeometry>
-LTGS_INLINE void sum_record(const vf* m, const vf* channel, float* record) {
-  constexpr int kMore = kGeometry ? 2 : 0;  // channels that complete a group of eight sums
+LTGS_INLINE void fold_strip(const LaneSums<NCH>& s, vf dx, vf* total) {
   if (kGeometry) {
-    const vf first[8] = {m[0], m[1], m[2], m[3], m[4], m[5], channel[0], channel[NCH > 1]};
-    alignas(32) float sums[8];
-    sum8(first, sums);
-    std::memcpy(record, sums, (kMoments + std::min(NCH, 2)) * sizeof(float));
+    const vf v0dx = s.v0 * dx;
+    total[0] += s.v0, total[1] += v0dx, total[2] += s.v1, total[3] += v0dx * dx, total[4] += s.v1 * dx, total[5] += s.v2;
   }
-  for (int k = kMore; k < NCH; ++k) record[(kGeometry ? kMoments : 0) + k] = sum(channel[k]);
+  for (int k = 0; k < NCH; ++k) total[(kGeometry ? kMoments : 0) + k] += s.channel[k];
 }
 
-// With kDepth the last channel is the depth, whose mean is subtracted per pixel.
-template <int NCH, bool kGeometry, bool kDepth>
-void differentiate_tile(Frame& frame, int tile, const ChannelSource& source, TileGradient<NCH>& state, StepMask live) {
-  constexpr int kRecord = NCH + (kGeometry ? kMoments : 0);
+template <int kRecord>
+LTGS_INLINE void sum_record(const vf* total, float* record) {
+  int k = 0;
+  for (; k + 8 <= kRecord; k += 8) sum8(total + k, record + k);
+  for (; k < kRecord; ++k) record[k] = sum(total[k]);
+}
+
+// Write the record of every entry of a tile.
+template <int BASE, int F, bool kGeometry>
+void differentiate_tile(Frame& frame, int tile, const FeatureSource& features, TileGradient<BASE + F>& state, StepMask live) {
+  constexpr int NCH = BASE + F, kRecord = NCH + (kGeometry ? kMoments : 0);
   const TilePlace at = place_of(frame.view, tile);
   const Entry* entries = frame.entries.data();
   float* records = frame.records.data();
@@ -86,9 +83,8 @@ void differentiate_tile(Frame& frame, int tile, const ChannelSource& source, Til
         std::fill(record, record + kRecord, 0.0f);
         continue;
       }
-      const float* values = source.data + entries[from + e].gaussian * source.stride;
-      vf channel[NCH], channel_sum[NCH], moments[kMoments] = {};
-      for (int k = 0; k < NCH; ++k) channel[k] = splat(values[k]), channel_sum[k] = splat(0.0f);
+      vf channel[NCH], total[kRecord] = {};
+      if (kGeometry) load_channels<BASE, F>(*batch.splat[e], entries[from + e].gaussian, features, channel);
       for_each_strip(steps, [&](int strip, StepMask left) {
         const StripPower power(*batch.splat[e], at, strip, lane_cols, lane_rows);
         LaneSums<NCH> sums{};
@@ -96,130 +92,123 @@ void differentiate_tile(Frame& frame, int tile, const ChannelSource& source, Til
         for (StepMask todo = left; todo; todo &= todo - 1) {
           const int bit = __builtin_ctzll(todo);
           const vf dy = power.dy(bit);
-          fresh = either(fresh, differentiate_step<NCH, kGeometry, kDepth>(power.at_dy(dy), dy, channel, state, bit * kCols, sums));
+          fresh = either(fresh, differentiate_step<BASE, NCH, kGeometry>(power.at_dy(dy), dy, channel, state, bit * kCols, sums));
         }
-        fold_strip<NCH, kGeometry>(sums, power.dx, channel_sum, moments);
+        fold_strip<NCH, kGeometry>(sums, power.dx, total);
         if (any(fresh)) live = without_dead(live, left, state.T);
       });
-      sum_record<NCH, kGeometry>(moments, channel_sum, record);
+      sum_record<kRecord>(total, record);
     }
   }
 }
 
-// Gradients that reach the images; any pointer may be null.
+// Gradients of the loss that reach the images, and the images where they are needed; any may be null.
 struct ImageGradients {
-  const float *rgb, *alpha, *depth;  // of the loss
-  const float* rgb_value;            // the rendered rgb [H, W, 3]
+  const float *rgb, *alpha, *depth;   // [H, W, 3], [H, W], [H, W]
+  const float* rgb_value;             // the rendered rgb
+  const float* features;              // [H, W, width]
+  const float* feature_image;         // the rendered features, needed for geometry only
+  const float* feature_values;        // [N, width], likewise
+  int width;
 };
 
-template <int NCH>
-LTGS_INLINE void start_pixels(const Frame& frame, const TilePlace& at, const ImageGradients& in, TileGradient<NCH>& s) {
-  std::fill(s.g, s.g + NCH * kTilePixels, 0.0f);
+template <int BASE, int F, bool kGeometry>
+LTGS_INLINE void start_pixels(const Frame& frame, const TilePlace& at, const ImageGradients& in, const FeatureSource& source,
+                              TileGradient<BASE + F>& s) {
+  std::fill(s.g, s.g + (BASE + F) * kTilePixels, 0.0f);
   std::fill(s.D, s.D + kTilePixels, 0.0f);
   std::fill(s.depth, s.depth + kTilePixels, 0.0f);
   for_each_pixel(frame.view, at, [&](int to, int64_t pixel) {
-    float d = in.alpha ? -in.alpha[pixel] * frame.transmittance[pixel] : 0.0f;
-    if (in.rgb)
+    float d = BASE && in.alpha ? -in.alpha[pixel] * frame.transmittance[pixel] : 0.0f;
+    if (BASE && in.rgb)
       for (int k = 0; k < 3; ++k) {
         s.g[k * kTilePixels + to] = in.rgb[pixel * 3 + k];
         d += in.rgb[pixel * 3 + k] * in.rgb_value[pixel * 3 + k];
       }
-    s.D[to] = d;
-    if (NCH == 4 && frame.weight_sum[pixel] > 0.0f) {
+    if (BASE == 4 && frame.weight_sum[pixel] > 0.0f) {
       // depth = sum w z / sum w, so dL/dw = g (z - depth): a channel centred on the pixel's own depth, whose D starts
       // at zero. Without the centring D would be the difference of two large numbers.
-      s.g[(NCH - 1) * kTilePixels + to] = in.depth[pixel] / frame.weight_sum[pixel];
+      s.g[3 * kTilePixels + to] = in.depth[pixel] / frame.weight_sum[pixel];
       s.depth[to] = frame.depth_mean[pixel];
     }
+    for (int k = 0; F && k < source.width; ++k) {
+      const int64_t from = pixel * source.stride + source.offset + k;
+      s.g[(BASE + k) * kTilePixels + to] = in.features[from];
+      if (kGeometry) d += in.features[from] * in.feature_image[from];
+    }
+    s.D[to] = d;
   });
 }
 
-// Fill frame.records for losses on rgb, alpha and depth; returns the number of channels per record.
-inline int differentiate_images(Frame& frame, const ImageGradients& in, int threads) {
+// Fill frame.records for a loss on the splats' own channels (BASE of them) and on up to kFeatures features from `offset`.
+template <int BASE, int F, bool kGeometry>
+void differentiate_pass(Frame& frame, const ImageGradients& in, int offset, int threads) {
   const int64_t tiles = static_cast<int64_t>(frame.view.tiles_x) * frame.view.tiles_y;
-  const int channels = in.depth ? 4 : 3;
-  frame.records.resize(frame.pairs() * (kMoments + channels));
-  const auto run = [&](auto channel_count, int tile) {
-    constexpr int NCH = decltype(channel_count)::value;
-    TileGradient<NCH> state;
-    const TilePlace at = place_of(frame.view, tile);
-    start_pixels<NCH>(frame, at, in, state);
-    const StepMask live = start_transmittance(at, state.T);
-    differentiate_tile<NCH, true, NCH == 4>(frame, tile, splat_channels(frame, NCH), state, live);
-  };
+  const FeatureSource source{in.feature_values, in.width, offset, std::min(kFeatures, in.width - offset)};
+  frame.record_base = BASE, frame.record_features = F, frame.record_moments = kGeometry ? kMoments : 0;
+  frame.records.resize(frame.pairs() * frame.record_size());
   parallel_for(tiles, threads, [&](int64_t tile) {
-    if (channels == 4)
-      run(std::integral_constant<int, 4>{}, int(tile));
-    else
-      run(std::integral_constant<int, 3>{}, int(tile));
+    if (frame.tile_begin[tile] == frame.tile_begin[tile + 1]) return;
+    TileGradient<BASE + F> state;
+    const TilePlace at = place_of(frame.view, int(tile));
+    start_pixels<BASE, F, kGeometry>(frame, at, in, source, state);
+    const StepMask live = start_transmittance(frame, at, state.T);
+    differentiate_tile<BASE, F, kGeometry>(frame, int(tile), source, state, live);
   });
-  return channels;
 }
 
-struct FeatureGradients {
-  const float* features;  // [N, width]
-  const float* value;     // [H, W, width] rendered features, needed for geometry only
-  const float* gradient;  // [H, W, width]
-  float* out;             // [N, width] or null
-  int width;
-};
-
-template <int NCH, bool kGeometry>
-void differentiate_feature_group(Frame& frame, const FeatureGradients& in, int offset, int threads) {
-  const View& view = frame.view;
-  const int64_t tiles = static_cast<int64_t>(view.tiles_x) * view.tiles_y;
-  frame.records.resize(frame.pairs() * (NCH + (kGeometry ? kMoments : 0)));
-  parallel_for(tiles, threads, [&](int64_t tile) {
-    TileGradient<NCH> s;
-    const TilePlace at = place_of(view, int(tile));
-    const StepMask live = start_transmittance(at, s.T);
-    std::fill(s.D, s.D + kTilePixels, 0.0f);
-    std::fill(s.g, s.g + NCH * kTilePixels, 0.0f);
-    for_each_pixel(view, at, [&](int to, int64_t pixel) {
-      const int64_t from = pixel * in.width + offset;
-      for (int k = 0; k < NCH; ++k) {
-        s.g[k * kTilePixels + to] = in.gradient[from + k];
-        if (kGeometry) s.D[to] += in.gradient[from + k] * in.value[from + k];
-      }
-    });
-    differentiate_tile<NCH, kGeometry, false>(frame, int(tile), {in.features + offset, in.width, NCH}, s, live);
-  });
-  constexpr int kRecord = NCH + (kGeometry ? kMoments : 0);
+// Sum the records of every Gaussian: features are added to out [N, width] (may be null), moments to extra_geometry.
+inline void reduce_feature_records(Frame& frame, int offset, int width, float* out, int threads) {
+  const int size = frame.record_size(), moments = frame.record_moments, used = std::min(kFeatures, width - offset);
   const int64_t chunks = (frame.count + kChunk - 1) / kChunk;
   parallel_for(chunks, threads, [&](int64_t chunk) {
     for (int64_t i = chunk * kChunk; i < std::min(frame.count, (chunk + 1) * kChunk); ++i) {
-      float total[kRecord] = {};
-      const float* record = frame.records.data() + static_cast<size_t>(frame.first_slot[i]) * kRecord;
-      for (uint32_t n = frame.num_tiles[i]; n > 0; --n, record += kRecord)
-        for (int k = 0; k < kRecord; ++k) total[k] += record[k];
-      if (kGeometry)
-        for (int k = 0; k < kMoments; ++k) frame.extra_geometry[i * kMoments + k] += total[k];
-      if (in.out)
-        for (int k = 0; k < NCH; ++k) in.out[i * in.width + offset + k] += total[kRecord - NCH + k];
+      float total[kMoments + kFeatures] = {};
+      const float* record = frame.records.data() + static_cast<size_t>(frame.first_slot[i]) * size;
+      for (uint32_t n = frame.num_tiles[i]; n > 0; --n, record += size)
+        for (int k = 0; k < size; ++k) total[k] += record[k];
+      for (int k = 0; k < moments; ++k) frame.extra_geometry[i * kMoments + k] += total[k];
+      for (int k = 0; out && k < used; ++k) out[i * width + offset + k] += total[moments + k];
     }
   });
 }
 
-// Add the feature gradients to in.out and, if asked for, their screen-space moments to frame.extra_geometry.
-inline void differentiate_features(Frame& frame, const FeatureGradients& in, bool geometry, int threads) {
-  if (geometry) {
+// Without geometry: the gradient of the features alone, added to out [N, width].
+inline void differentiate_features(Frame& frame, const ImageGradients& in, float* out, int threads) {
+  for (int offset = 0; offset < in.width; offset += kFeatures) {
+    with_feature_width(std::min(kFeatures, in.width - offset), [&](auto width) {
+      constexpr int F = decltype(width)::value;
+      if constexpr (F > 0) differentiate_pass<0, F, false>(frame, in, offset, threads);
+    });
+    reduce_feature_records(frame, offset, in.width, out, threads);
+  }
+}
+
+// With geometry: features that did not fit beside the colours are summed first; afterwards frame.records holds everything
+// else, for the projection's backward pass.
+inline void differentiate_images(Frame& frame, const ImageGradients& in, float* out_features, int threads) {
+  const int width = in.features ? in.width : 0;
+  frame.has_extra_geometry = width > kFeatures;
+  if (frame.has_extra_geometry) {
     float* extra = frame.extra_geometry.resize(frame.count * kMoments);
     std::fill(extra, extra + frame.count * kMoments, 0.0f);
   }
-  frame.has_extra_geometry = geometry;
-  const auto run = [&](auto width, int offset) {
-    constexpr int NCH = decltype(width)::value;
-    if (geometry)
-      differentiate_feature_group<NCH, true>(frame, in, offset, threads);
-    else
-      differentiate_feature_group<NCH, false>(frame, in, offset, threads);
-  };
-  for (int offset = 0; offset < in.width; offset += kGroup) switch (std::min(kGroup, in.width - offset)) {
-      case 1: run(std::integral_constant<int, 1>{}, offset); break;
-      case 2: run(std::integral_constant<int, 2>{}, offset); break;
-      case 3: run(std::integral_constant<int, 3>{}, offset); break;
-      default: run(std::integral_constant<int, 4>{}, offset);
-    }
+  for (int offset = kFeatures; offset < width; offset += kFeatures) {
+    with_feature_width(std::min(kFeatures, width - offset), [&](auto features) {
+      constexpr int F = decltype(features)::value;
+      if constexpr (F > 0) differentiate_pass<0, F, true>(frame, in, offset, threads);
+    });
+    reduce_feature_records(frame, offset, width, out_features, threads);
+  }
+  with_feature_width(std::min(kFeatures, width), [&](auto features) {
+    constexpr int F = decltype(features)::value;
+    if (in.depth)
+      differentiate_pass<4, F, true>(frame, in, 0, threads);
+    else if (in.rgb || in.alpha)
+      differentiate_pass<3, F, true>(frame, in, 0, threads);
+    else if constexpr (F > 0)
+      differentiate_pass<0, F, true>(frame, in, 0, threads);
+  });
 }
 
 }  // namespace

@@ -65,15 +65,23 @@ LTGS_INLINE void for_each_pixel(const View& view, const TilePlace& at, const Bod
   }
 }
 
-// Pixels of the tile outside the image start dead, marked by the sign of T as every finished pixel is.
-LTGS_INLINE StepMask start_transmittance(const TilePlace& at, float* T) {
+LTGS_INLINE StepMask without_dead(StepMask live, StepMask touched, const float* T) {
+  for (; touched; touched &= touched - 1) {
+    const int bit = __builtin_ctzll(touched);
+    if (!any(less(splat(0.0f), load(T + bit * kCols)))) live &= ~(StepMask{1} << bit);
+  }
+  return live;
+}
+
+// Pixels outside the image or the active region start dead, marked by the sign of T as every finished pixel is.
+LTGS_INLINE StepMask start_transmittance(const Frame& frame, const TilePlace& at, float* T) {
   std::fill(T, T + kTilePixels, -1.0f);
-  for (int row = 0; row < at.rows; ++row)
-    for (int col = 0; col < at.columns; ++col) T[pixel_index(row, col)] = 1.0f;
+  const uint8_t* active = frame.has_region ? frame.region.data() : nullptr;
+  for_each_pixel(frame.view, at, [&](int pixel, int64_t in_image) { T[pixel] = !active || active[in_image] ? 1.0f : -1.0f; });
   const StepMask rows = ((1u << at.rows) - 1u) & kStripSteps;
   StepMask live = 0;
   for (int strip = 0; strip * kCols < at.columns; ++strip) live |= rows << (strip * kTile);
-  return live;
+  return active ? without_dead(live, live, T) : live;
 }
 
 // Entries of a tile whose step masks are computed together.
@@ -168,14 +176,6 @@ LTGS_INLINE Composited composite_step(vf power, float* T) {
   out.fresh = where_positive(out.stop, t);
   store(T, select(out.stop, negative(t), out.next));
   return out;
-}
-
-LTGS_INLINE StepMask without_dead(StepMask live, StepMask touched, const float* T) {
-  for (; touched; touched &= touched - 1) {
-    const int bit = __builtin_ctzll(touched);
-    if (!any(less(splat(0.0f), load(T + bit * kCols)))) live &= ~(StepMask{1} << bit);
-  }
-  return live;
 }
 
 }  // namespace
