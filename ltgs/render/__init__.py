@@ -12,7 +12,6 @@ from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.native import KernelsUnavailable, kernels
 from ltgs.render.output import RenderOutput
-
 from ltgs.render.queries import gaussian_weights, top_contributors
 
 __all__ = ["RenderOutput", "choose_backend", "gaussian_weights", "render", "top_contributors"]
