@@ -12,8 +12,9 @@ from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.native import KernelsUnavailable, kernels
 from ltgs.render.output import RenderOutput
+from ltgs.render.queries import gaussian_weights, top_contributors
 
-__all__ = ["RenderOutput", "choose_backend", "render"]
+__all__ = ["RenderOutput", "choose_backend", "gaussian_weights", "render", "top_contributors"]
 
 BACKENDS = ("auto", "cpu", "reference", "gsplat")
 
@@ -52,7 +53,7 @@ def choose_backend(device: torch.device | str, requested: str = "auto") -> tuple
 
 def _check_arguments(
     gaussians: Gaussians, cameras: Cameras, features: Tensor | None, background: Tensor | None, sh_degree: int | None,
-    near: float, far: float,
+    near: float, far: float, region: Tensor | None,
 ) -> int:
     """Validate what the dataclasses do not; returns the SH degree to use."""
     count = len(gaussians)
@@ -64,10 +65,28 @@ def _check_arguments(
         raise ValueError(f"need 0 < near < far, got near={near}, far={far}.")
     if sh_degree is not None and not 0 <= sh_degree <= 3:
         raise ValueError(f"sh_degree must be 0..3, got {sh_degree}.")
+    size = (cameras.height, cameras.width)
+    if region is not None and (region.dtype != torch.bool or tuple(region.shape) not in (size, (len(cameras), *size))):
+        raise ValueError(
+            f"region must be bool of shape {list(size)} or {[len(cameras), *size]}, got {region.dtype} {list(region.shape)}."
+        )
+    if gaussians.device.type != "cpu":
+        return gaussians.sh_degree if sh_degree is None else min(sh_degree, gaussians.sh_degree)  # looking at values would wait
+    for name, value in (("K", cameras.K), ("cam_from_world", cameras.cam_from_world), ("features", features), ("background", background)):
+        if value is not None and not bool(value.detach().isfinite().all()):
+            raise ValueError(f"{name} contains a value that is not finite.")
     K = cameras.K.detach()
     if bool((K[:, [0, 1], [0, 1]] <= 0).any()) or bool((K[:, 0, 1].abs() > 1e-6 * K[:, 0, 0]).any()):
         raise ValueError("K must have positive focal lengths and no skew.")
     return gaussians.sh_degree if sh_degree is None else min(sh_degree, gaussians.sh_degree)
+
+
+def _inside(out: RenderOutput, region: Tensor | None) -> RenderOutput:
+    """Empty the pixels outside the region [C, H, W], for backends that render them all the same."""
+    if region is None:
+        return out
+    images = {"rgb": out.rgb, "alpha": out.alpha, "depth": out.depth} | ({} if out.features is None else {"features": out.features})
+    return replace(out, **{k: torch.where(region[..., None], v, torch.zeros_like(v)) for k, v in images.items()})
 
 
 def render(
@@ -82,6 +101,7 @@ def render(
     far: float = 1e10,
     with_depth: bool = True,
     antialiased: bool = False,
+    region: Tensor | None = None,  # [H, W] or [C, H, W] bool
 ) -> RenderOutput:
     """Render Gaussians with every camera.
 
@@ -95,6 +115,8 @@ def render(
         near, far: Gaussians whose centre is nearer or farther (z, scene units) are skipped.
         with_depth: False leaves `depth` zero and saves its cost.
         antialiased: lower the opacity of splats smaller than the pixel blur (gsplat's "antialiased" mode).
+        region: pixels wanted; the others are empty (alpha 0, so they show the background) and pass no gradient. With the
+            native kernels, tiles of 16x16 pixels without a wanted one cost nothing after the projection.
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit, naming the argument.
@@ -103,20 +125,27 @@ def render(
     at transmittance 1e-4. The camera centre behind the view direction is -R^T t, so the gradient of `cam_from_world` is
     that of its entries taken as independent numbers.
     """
-    degree = _check_arguments(gaussians, cameras, features, background, sh_degree, near, far)
+    degree = _check_arguments(gaussians, cameras, features, background, sh_degree, near, far, region)
     name, _ = choose_backend(gaussians.device, backend)
     if backend == "auto" and name == "cpu" and gaussians.means.dtype != torch.float32:
         name = "reference"
+    if region is not None:
+        region = region.expand(len(cameras), cameras.height, cameras.width)
     options = {
         "features": features, "sh_degree": degree, "near": near, "far": far, "with_depth": with_depth, "antialiased": antialiased,
     }
     if name == "cpu":
-        from ltgs.render.cpu import render_cpu as chosen
+        from ltgs.render.cpu import render_cpu
+
+        out = render_cpu(gaussians, cameras, region=region, **options)
     elif name == "reference":
-        from ltgs.render.reference import render_reference as chosen
+        from ltgs.render.reference import render_reference
+
+        out = _inside(render_reference(gaussians, cameras, **options), region)
     else:
-        from ltgs.render.gsplat_cuda import render_gsplat as chosen
-    out = chosen(gaussians, cameras, **options)
+        from ltgs.render.gsplat_cuda import render_gsplat
+
+        out = _inside(render_gsplat(gaussians, cameras, **options), region)
     if background is None:
         return out
     behind = background.to(out.rgb).reshape(-1, 1, 1, 3)

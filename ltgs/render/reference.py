@@ -6,6 +6,9 @@ compare the other backends with it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -55,8 +58,8 @@ def project(
     }
 
 
-def _composite(splats: dict[str, Tensor], channels: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Composite depth-sorted splats at pixel centres [P, 2]: channels [P, D], final transmittance [P], hit [N]."""
+def _weights(splats: dict[str, Tensor], pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights T alpha of depth-sorted splats at pixel centres [P, 2]: weights [P, N], final transmittance [P], hit [N]."""
     dx, dy = (pixels[:, None] - splats["xy"][None]).unbind(-1)
     a, b, c = splats["conic"].unbind(-1)
     alpha = torch.clamp(splats["opacity"] * torch.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy), max=MAX_ALPHA)
@@ -67,16 +70,33 @@ def _composite(splats: dict[str, Tensor], channels: Tensor, pixels: Tensor) -> t
     alpha = torch.where((after.detach() > MIN_TRANSMITTANCE), alpha, torch.zeros_like(alpha))
     after = torch.cumprod(1 - alpha, dim=1)
     before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], dim=1)
-    return (before * alpha) @ channels, after[:, -1], hit
+    return before * alpha, after[:, -1], hit
 
 
-def _render_one(
-    gaussians: Gaussians, cameras: Cameras, index: int, features: Tensor | None, sh_degree: int, near: float, far: float,
-    antialiased: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, int]:
-    """One camera: rgb [H, W, 3], alpha, depth [H, W, 1], features, visible [N], dropped."""
+@dataclass(frozen=True)
+class View:
+    """The Gaussians that one camera can see, nearest first."""
+
+    splats: dict[str, Tensor]
+    """As returned by `project`, M of them."""
+    index: Tensor
+    """[M] their numbers."""
+    pixels: Tensor
+    """[H * W, 2] pixel centres, row by row."""
+    dropped: int
+    """Gaussians left out because a parameter is not finite."""
+
+    def weights(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Strip by strip of pixels: weights [P, M], final transmittance [P], hit [M]. M must not be 0."""
+        for pixels in self.pixels.split(max(1, _STRIP_PAIRS // len(self.index))):
+            yield _weights(self.splats, pixels)
+
+
+def view_of(
+    gaussians: Gaussians, cameras: Cameras, index: int, *, sh_degree: int, near: float, far: float, antialiased: bool
+) -> View:
+    """Project with camera `index`, leave out what cannot be seen, sort by depth."""
     width, height, dtype = cameras.width, cameras.height, gaussians.means.dtype
-    count = len(gaussians)
     finite = torch.cat([t.detach().unsqueeze(-1).flatten(1) for t in gaussians.tensors().values()], 1).isfinite().all(1)
     finite &= gaussians.quats.detach().norm(dim=-1) > 0
     chosen = finite.nonzero()[:, 0]
@@ -90,23 +110,33 @@ def _render_one(
         seen = (z >= near) & (z <= far) & (splats["opacity"].detach() >= MIN_ALPHA) & splats["conic"].detach().isfinite().all(-1)
         chosen = chosen[seen]
     order = torch.argsort(splats["z"].detach(), stable=True)
-    splats = {k: t[order] for k, t in splats.items()}
-    channels = torch.cat([splats["rgb"], splats["z"][:, None]] + ([] if features is None else [features[chosen][order]]), 1)
     ys, xs = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     pixels = (torch.stack([xs, ys], -1).reshape(-1, 2).to(dtype) + 0.5).to(gaussians.device)
-    visible = torch.zeros(count, dtype=torch.bool, device=gaussians.device)
-    if len(order) == 0:
-        image, final = channels.new_zeros(len(pixels), channels.shape[1]) + channels.sum() * 0, pixels.new_ones(len(pixels))
+    return View({k: t[order] for k, t in splats.items()}, chosen[order], pixels, len(gaussians) - int(finite.sum()))
+
+
+def _render_one(
+    gaussians: Gaussians, cameras: Cameras, index: int, features: Tensor | None, sh_degree: int, near: float, far: float,
+    antialiased: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, int]:
+    """One camera: rgb [H, W, 3], alpha, depth [H, W, 1], features, visible [N], dropped."""
+    view = view_of(gaussians, cameras, index, sh_degree=sh_degree, near=near, far=far, antialiased=antialiased)
+    extra_channels = [] if features is None else [features[view.index]]
+    channels = torch.cat([view.splats["rgb"], view.splats["z"][:, None], *extra_channels], 1)
+    visible = torch.zeros(len(gaussians), dtype=torch.bool, device=gaussians.device)
+    if len(view.index) == 0:
+        image = channels.new_zeros(len(view.pixels), channels.shape[1]) + channels.sum() * 0
+        final = view.pixels.new_ones(len(view.pixels))
     else:
-        parts = [_composite(splats, channels, p) for p in pixels.split(max(1, _STRIP_PAIRS // len(order)))]
+        parts = [(w @ channels, final, hit) for w, final, hit in view.weights()]
         image, final = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-        visible[chosen[order]] = torch.stack([p[2] for p in parts]).any(0)
+        visible[view.index] = torch.stack([p[2] for p in parts]).any(0)
     alpha = (1 - final)[:, None]
     positive = alpha > 0
     depth = torch.where(positive, image[:, 3:4] / torch.where(positive, alpha, torch.ones_like(alpha)), torch.zeros_like(alpha))
-    shaped = [t.reshape(height, width, -1) for t in (image[:, :3], alpha, depth)]
-    extra = None if features is None else image[:, 4:].reshape(height, width, features.shape[1])
-    return shaped[0], shaped[1], shaped[2], extra, visible, count - int(finite.sum())
+    shaped = [t.reshape(cameras.height, cameras.width, -1) for t in (image[:, :3], alpha, depth)]
+    extra = None if features is None else image[:, 4:].reshape(cameras.height, cameras.width, features.shape[1])
+    return shaped[0], shaped[1], shaped[2], extra, visible, view.dropped
 
 
 def render_reference(

@@ -1,18 +1,19 @@
-"""CPU time of the native rasteriser on a synthetic room, beside a plain torch tile loop.
+"""CPU time of the native rasteriser and of what surrounds it in training, beside a plain torch tile loop.
 
-Process CPU time of one thread, median of ten after a warm-up, because wall-clock time means nothing on a shared machine.
+Process CPU time of one thread, median after a warm-up, because wall-clock time means nothing on a shared machine; ratios are
+taken between runs that alternate. On CUDA the time is that of the device, between events.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,93 +22,17 @@ from torch import Tensor
 
 from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
+from ltgs.imaging.losses import photometric_loss
+from ltgs.imaging.ssim import ssim
 from ltgs.native import available_isas, kernels
 from ltgs.render import render
-from ltgs.render.reference import MAX_ALPHA, MIN_ALPHA, project
+from tests.bench.room import inside_camera, leaves, room
+from tests.bench.tile_loop import tile_loop
 
-CASES = ((20_000, 0, 640, 480), (20_000, 3, 640, 480), (100_000, 3, 640, 480), (100_000, 3, 1280, 720), (500_000, 3, 640, 480))
-TILE = 16
-
-
-def _room_points(rng: torch.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Points on the walls of a 6x3x6 box (55 %) and on 12 spheres in it: positions, normals, local spacing."""
-    walls, size = int(0.55 * count), torch.tensor([3.0, 1.5, 3.0])
-    on_wall = (torch.rand(walls, 3, generator=rng) * 2 - 1) * size
-    axis = torch.randint(0, 3, (walls,), generator=rng)
-    side = torch.randint(0, 2, (walls,), generator=rng) * 2.0 - 1
-    rows = torch.arange(walls)
-    on_wall[rows, axis] = side * size[axis]
-    wall_normal = torch.zeros(walls, 3)
-    wall_normal[rows, axis] = -side
-    balls = count - walls
-    centers = (torch.rand(12, 3, generator=rng) * 2 - 1) * (size - 0.6)
-    radii = 0.15 + 0.35 * torch.rand(12, generator=rng)
-    which = torch.randint(0, 12, (balls,), generator=rng)
-    ball_normal = torch.nn.functional.normalize(torch.randn(balls, 3, generator=rng), dim=-1)
-    on_ball = centers[which] + radii[which, None] * ball_normal
-    wall_spacing = math.sqrt(72 * 2 / max(walls, 1))
-    ball_spacing = torch.sqrt(4 * math.pi * radii.square() / max(balls / 12, 1))[which]
-    spacing = torch.cat([torch.full((walls,), wall_spacing), ball_spacing])
-    return torch.cat([on_wall, on_ball]), torch.cat([wall_normal, ball_normal]), spacing
-
-
-def room(count: int, sh_degree: int, seed: int = 0) -> Gaussians:
-    """Flat Gaussians as training leaves them: 0.6 x local spacing x lognormal, bimodal opacity."""
-    rng = torch.Generator().manual_seed(seed)
-    means, normals, spacing = _room_points(rng, count)
-    # The rotation that takes +z to the normal: quaternion (1 + n_z, z x n), its degenerate case nudged away.
-    quats = torch.stack([1 + normals[:, 2] + 1e-3, -normals[:, 1], normals[:, 0], torch.zeros(count)], 1)
-    spread = torch.exp(0.4 * torch.randn(count, 3, generator=rng))
-    scales = 0.6 * spacing[:, None] * spread * torch.tensor([1.0, 1.0, 0.1])
-    high = torch.rand(count, generator=rng) < 0.6
-    logits = torch.where(high, 3.0, -1.5) + 0.7 * torch.randn(count, generator=rng)
-    sh = torch.randn(count, (sh_degree + 1) ** 2, 3, generator=rng) * 0.1
-    sh[:, 0] = torch.randn(count, 3, generator=rng)
-    return Gaussians(means, quats, scales.log(), logits, sh)
-
-
-def inside_camera(width: int, height: int) -> Cameras:
-    """60 degrees across, near one wall, looking into the room."""
-    focal = width / 2 / math.tan(math.radians(30))
-    K = torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]])
-    pose = torch.eye(4)[None].clone()
-    pose[0, 2, 3] = 2.6
-    return Cameras(K, pose, width, height)
-
-
-def tile_loop(gaussians: Gaussians, cameras: Cameras, sh_degree: int) -> Tensor:
-    """The usual plain torch rasteriser: for every 16x16 tile, the Gaussians whose 3-sigma square overlaps it, densely."""
-    height, width = cameras.height, cameras.width
-    splats = project(gaussians, cameras.K[0], cameras.cam_from_world[0], width, height, sh_degree=sh_degree, antialiased=False)
-    z, conic = splats["z"].detach(), splats["conic"].detach()
-    seen = (z > 0.01) & conic.isfinite().all(-1)
-    order = seen.nonzero()[:, 0][torch.argsort(z[seen], stable=True)]
-    s = {k: v[order] for k, v in splats.items()}
-    a, b, c = s["conic"].detach().unbind(-1)
-    determinant = a * c - b * b
-    reach_x, reach_y = 3 * torch.sqrt(c / determinant), 3 * torch.sqrt(a / determinant)
-    x, y = s["xy"].detach().unbind(-1)
-    rows = []
-    for top in range(0, height, TILE):
-        tiles = []
-        for left in range(0, width, TILE):
-            bottom, right = min(top + TILE, height), min(left + TILE, width)
-            near = (x + reach_x > left) & (x - reach_x < right) & (y + reach_y > top) & (y - reach_y < bottom)
-            part = {k: v[near] for k, v in s.items()}
-            ys, xs = torch.meshgrid(torch.arange(top, bottom) + 0.5, torch.arange(left, right) + 0.5, indexing="ij")
-            dx, dy = (torch.stack([xs, ys], -1).reshape(-1, 1, 2) - part["xy"]).unbind(-1)
-            pa, pb, pc = part["conic"].unbind(-1)
-            alpha = part["opacity"] * torch.exp(-0.5 * (pa * dx * dx + pc * dy * dy) - pb * dx * dy)
-            alpha = torch.where(alpha >= MIN_ALPHA, alpha.clamp(max=MAX_ALPHA), torch.zeros_like(alpha))
-            after = torch.cumprod(1 - alpha, 1)
-            before = torch.cat([torch.ones_like(after[:, :1]), after], 1)[:, :-1]
-            tiles.append(((before * alpha) @ part["rgb"]).reshape(bottom - top, right - left, 3))
-        rows.append(torch.cat(tiles, 1))
-    return torch.cat(rows, 0)
-
-
-def _leaves(gaussians: Gaussians) -> Gaussians:
-    return Gaussians(**{k: v.detach().clone().requires_grad_() for k, v in gaussians.tensors().items()})
+CASES = (
+    (20_000, 0, 640, 480), (20_000, 3, 640, 480), (100_000, 3, 640, 480), (100_000, 3, 1280, 720), (500_000, 3, 640, 480),
+    (500_000, 3, 1280, 720),
+)  # fmt: skip
 
 
 def cpu_seconds(work: Callable[[], object], repeats: int) -> list[float]:
@@ -120,47 +45,145 @@ def cpu_seconds(work: Callable[[], object], repeats: int) -> list[float]:
     return times
 
 
+def alternating_ms(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median milliseconds of several pieces of work that take turns, after one warm-up each."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats + 1):
+        for name, work in works.items():
+            spent = cpu_seconds(work, 1)[0]
+            if turn:
+                times[name].append(spent)
+    return {name: 1e3 * statistics.median(values) for name, values in times.items()}
+
+
+def _noise(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def step(leaf: Gaussians, cameras: Cameras, upstream: Tensor, **options: Any) -> Any:
+    """One forward and backward pass for given image gradients; returns the output."""
+    for value in (*leaf.tensors().values(), options.get("features")):
+        if value is not None:
+            value.grad = None
+    out = render(leaf, cameras, backend="cpu", **{"with_depth": False, **options})
+    images, grads = [out.rgb], [upstream]
+    if options.get("with_depth"):
+        images, grads = [*images, out.depth, out.alpha], [*grads, upstream[..., :1], upstream[..., 1:2]]
+    if out.features is not None:
+        images, grads = [*images, out.features], [*grads, upstream[..., :1].expand_as(out.features)]
+    torch.autograd.backward(images, grads)
+    return out
+
+
 def measure_native(count: int, degree: int, width: int, height: int, repeats: int = 10) -> dict[str, Any]:
-    """Median milliseconds of forward and of forward + backward, colours only, and pairs per pixel."""
+    """Median milliseconds of forward and of forward + backward, colours only, by stage, and pairs per pixel."""
     gaussians, cameras = room(count, degree), inside_camera(width, height)
-    upstream = torch.randn(1, height, width, 3, generator=torch.Generator().manual_seed(1))
-    leaf = _leaves(gaussians)
+    leaf, upstream = leaves(gaussians), _noise(1, height, width, 3)
+    outs: list[Any] = []
 
     def forward() -> Any:
         return render(gaussians, cameras, backend="cpu", with_depth=False)
 
-    def both() -> None:
-        for value in leaf.tensors().values():
-            value.grad = None
-        render(leaf, cameras, backend="cpu", with_depth=False).rgb.backward(upstream)
-
     stats = forward().stats
-    both()
-    once, twice = cpu_seconds(forward, repeats), cpu_seconds(both, repeats)
+    step(leaf, cameras, upstream)
+    once = cpu_seconds(forward, repeats)
+    twice = cpu_seconds(lambda: outs.append(step(leaf, cameras, upstream)), repeats)
     quartiles = statistics.quantiles(twice, n=4) if repeats > 1 else [0.0, 0.0, 0.0]
+    stages = {k[3:]: statistics.median(o.stats[k] for o in outs) / 1e3 for k in outs[0].stats if k.startswith("us_")}
     return {
         "gaussians": count, "sh_degree": degree, "width": width, "height": height,
         "forward_ms": 1e3 * statistics.median(once), "forward_backward_ms": 1e3 * statistics.median(twice),
-        "forward_backward_iqr_ms": 1e3 * (quartiles[2] - quartiles[0]),
+        "forward_backward_iqr_ms": 1e3 * (quartiles[2] - quartiles[0]), "fastest_ms": 1e3 * min(twice), "stages_ms": stages,
         "visible": stats["num_visible"], "entries": stats["num_entries"], "pairs_per_pixel": stats["num_pairs"] / (width * height),
     }  # fmt: skip
 
 
+def measure_outputs(count: int = 100_000, repeats: int = 10) -> dict[str, float]:
+    """What depth with alpha and eight feature channels add to a step with colours only, as ratios; SH 3, 640x480."""
+    cameras, leaf, upstream = inside_camera(640, 480), leaves(room(count, 3)), _noise(1, 480, 640, 3)
+    features = _noise(count, 8).requires_grad_()
+    times = alternating_ms({
+        "colours": lambda: step(leaf, cameras, upstream),
+        "depth": lambda: step(leaf, cameras, upstream, with_depth=True),
+        "features": lambda: step(leaf, cameras, upstream, features=features),
+    }, repeats)  # fmt: skip
+    return {"depth_and_alpha": times["depth"] / times["colours"], "eight_features": times["features"] / times["colours"]}
+
+
+def measure_training(count: int = 100_000, repeats: int = 10) -> dict[str, float]:
+    """Milliseconds of the fused SSIM and of a whole iteration (render, L1 + SSIM, backward, Adam); SH 3, 640x480."""
+    cameras, leaf = inside_camera(640, 480), leaves(room(count, 3))
+    with torch.no_grad():
+        target = (render(leaf, cameras, backend="cpu", with_depth=False).rgb + 0.1 * _noise(1, 480, 640, 3)).clamp(0, 1)
+    image = target.roll(1, 2).clone().requires_grad_()
+    adam = torch.optim.Adam(list(leaf.tensors().values()), lr=1e-6, fused=True)
+
+    def iteration() -> None:
+        adam.zero_grad()
+        photometric_loss(render(leaf, cameras, backend="cpu", with_depth=False).rgb, target).backward()
+        adam.step()
+
+    times = alternating_ms({"ssim": lambda: ssim(image, target).backward(), "iteration": iteration}, repeats)
+    return {"ssim_forward_backward_ms": times["ssim"], "iteration_ms": times["iteration"]}
+
+
+def measure_threads(count: int = 100_000, repeats: int = 10) -> dict[str, float]:
+    """Wall-clock gain of two threads over one; means something on two idle cores only, hence with the load beside it."""
+    cameras, leaf, upstream = inside_camera(640, 480), leaves(room(count, 3)), _noise(1, 480, 640, 3)
+    wall: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(repeats):
+        for threads, times in wall.items():
+            torch.set_num_threads(threads)
+            start = time.perf_counter()
+            step(leaf, cameras, upstream)
+            times.append(time.perf_counter() - start)
+    torch.set_num_threads(1)
+    return {"two_threads_gain": min(wall[1]) / min(wall[2]), "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")}
+
+
 def measure_tile_loop(count: int, width: int, height: int) -> float:
     """Milliseconds of one forward + backward of the torch tile loop, SH degree 0."""
-    leaf, cameras = _leaves(room(count, 0)), inside_camera(width, height)
-    upstream = torch.randn(height, width, 3, generator=torch.Generator().manual_seed(1))
+    leaf, cameras, upstream = leaves(room(count, 0)), inside_camera(width, height), _noise(height, width, 3)
     return 1e3 * cpu_seconds(lambda: tile_loop(leaf, cameras, 0).backward(upstream), 1)[0]
+
+
+def measure_gsplat(repeats: int = 20) -> dict[str, Any]:
+    """Device milliseconds of the CUDA backend for the same cases, or the reason why there are none."""
+    if not torch.cuda.is_available():
+        return {"skipped": "torch sees no CUDA device"}
+    cases = []
+    for count, degree, width, height in CASES:
+        leaf = leaves(Gaussians(**{k: v.cuda() for k, v in room(count, degree).tensors().items()}))
+        camera, upstream = inside_camera(width, height), _noise(1, height, width, 3).cuda()
+        cameras, times = Cameras(camera.K.cuda(), camera.cam_from_world.cuda(), width, height), []
+        for _ in range(repeats + 3):
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            render(leaf, cameras, backend="gsplat", with_depth=False).rgb.backward(upstream)
+            end.record()
+            torch.cuda.synchronize()
+            times.append(start.elapsed_time(end))
+        cases.append({"gaussians": count, "width": width, "height": height, "forward_backward_ms": statistics.median(times[3:])})
+    return {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "gsplat": _version("gsplat"), "cases": cases}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def machine() -> dict[str, Any]:
     """What the figures depend on."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    found = {k: [line.split(":", 1)[1].strip() for line in lines if line.startswith(k)] for k in ("model name", "cpu family", "model\t")}
+    names = found["model name"]
     return {
-        "cpu": names[0] if names else platform.processor(), "cores": os.cpu_count(), "system": platform.system(),
-        "python": platform.python_version(), "torch": torch.__version__, "isa": kernels().isa, "built": available_isas(),
+        "cpu": names[0] if names else platform.processor(), "family_model": [v[0] for v in list(found.values())[1:] if v],
+        "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version(), "torch": torch.__version__,
+        "isa": kernels().isa, "built": available_isas(), "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
     }  # fmt: skip
 
 
@@ -168,12 +191,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, required=True, help="file to write")
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--backend", choices=("cpu", "gsplat", "all"), default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    cases = [measure_native(*case, repeats=options.repeats) for case in CASES]
-    loop = measure_tile_loop(20_000, 640, 480)
-    report = {"machine": machine(), "seed": 0, "threads": 1, "cases": cases, "torch_tile_loop_ms": loop}
-    report["ratio_20k_640x480"] = loop / cases[0]["forward_backward_ms"]
+    report: dict[str, Any] = {"machine": machine(), "seed": 0}
+    if options.backend in ("cpu", "all"):
+        report["threads"] = 1
+        report["cases"] = cases = [measure_native(*case, repeats=options.repeats) for case in CASES]
+        report["added_cost"] = measure_outputs(repeats=options.repeats)
+        report["training"] = measure_training(repeats=options.repeats)
+        report["parallel"] = measure_threads(repeats=options.repeats)
+        report["torch_tile_loop_ms"] = loop = measure_tile_loop(20_000, 640, 480)
+        report["ratio_20k_640x480"] = loop / cases[0]["forward_backward_ms"]
+    if options.backend in ("gsplat", "all"):
+        report["gsplat"] = measure_gsplat()
     options.json.write_text(json.dumps(report, indent=2))
 
 

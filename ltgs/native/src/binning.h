@@ -3,7 +3,9 @@
 #pragma once
 
 #include <array>
+#include <cstring>
 #include <stdexcept>
+#include <utility>
 
 #include "frame.h"
 
@@ -67,7 +69,9 @@ inline void bin(Frame& frame) {
   for (size_t slot = 0; slot < total; ++slot) ++begin[frame.slot_tile[slot]];
   uint32_t start = 0;
   for (size_t tile = 0; tile <= tiles; ++tile) start += std::exchange(begin[tile], start);
-  Entry* entries = frame.entries.resize(total);
+  // A batch of padding after the last entry, so that the rasteriser may fetch ahead.
+  Entry* entries = frame.entries.resize(total + 2 * kBatch);
+  std::fill(entries + total, entries + total + 2 * kBatch, Entry{0, 0});
   for (size_t j = 0; j < frame.order.size(); ++j) {
     const uint32_t gaussian = frame.order[j], first = frame.first_slot[gaussian];
     for (uint32_t slot = first; slot < first + frame.num_tiles[gaussian]; ++slot)

@@ -12,7 +12,7 @@ namespace ltgs {
 namespace {
 
 // W Gaussians with their parameters transposed into registers.
-struct Block {
+struct ParameterBlock {
   vf mean[3], quat[4], log_scale[3], logit;
 };
 
@@ -25,8 +25,8 @@ LTGS_INLINE void transpose_in(const float* source, int64_t first, int lanes, int
   for (int k = 0; k < stride; ++k) out[k] = load(rows[k]);
 }
 
-LTGS_INLINE Block load_block(const Parameters& p, int64_t first, int lanes) {
-  Block block;
+LTGS_INLINE ParameterBlock load_block(const Parameters& p, int64_t first, int lanes) {
+  ParameterBlock block;
   transpose_in(p.means, first, lanes, 3, block.mean);
   transpose_in(p.quats, first, lanes, 4, block.quat);
   transpose_in(p.log_scales, first, lanes, 3, block.log_scale);
@@ -54,7 +54,7 @@ LTGS_INLINE void rotation_of(const vf* q, vf* r) {
   r[6] = two * (x * z - w * y), r[7] = two * (y * z + w * x), r[8] = one - two * (x * x + y * y);
 }
 
-LTGS_INLINE void project_block(const View& view, const Block& in, Geometry& g) {
+LTGS_INLINE void project_block(const View& view, const ParameterBlock& in, Geometry& g) {
   const vf one = splat(1.0f), blur = splat(kBlur);
   for (int i = 0; i < 3; ++i)
     g.cam[i] = splat(view.rotation[3 * i]) * in.mean[0] + splat(view.rotation[3 * i + 1]) * in.mean[1] +
@@ -95,7 +95,7 @@ LTGS_INLINE void project_block(const View& view, const Block& in, Geometry& g) {
 }
 
 // Lanes whose parameters are finite, with a usable rotation and a covariance that float can hold.
-LTGS_INLINE vm usable_lanes(const Block& in, const Geometry& g) {
+LTGS_INLINE vm usable_lanes(const ParameterBlock& in, const Geometry& g) {
   const vf all = dot3(in.mean, in.mean) + dot3(in.log_scale, in.log_scale) + in.logit * splat(0.0f) + g.inv_norm +
                  g.det + g.c11 + g.c22 + g.u + g.v;
   return finite(all);
@@ -103,8 +103,6 @@ LTGS_INLINE vm usable_lanes(const Block& in, const Geometry& g) {
 
 // Call emit(tile) for every tile in which the ellipse {power >= log2(1/255)} contains a pixel centre.
 // Ranges are widened by kSlack pixels against rounding; the rasteriser applies the exact test per pixel.
-constexpr float kSlack = 2e-3f;
-
 // First and last pixel index whose centre lies in [low, high], clamped to the image before the conversion to int.
 LTGS_INLINE int first_pixel(float low, int size) {
   return static_cast<int>(std::ceil(std::min(std::max(low - 0.5f - kSlack, 0.0f), float(size))));
@@ -134,7 +132,7 @@ LTGS_INLINE void for_each_tile(const View& view, const Splat& s, const Emit& emi
 }
 
 // Unit view directions of a block; returns the inverse distance as well because the backward pass needs it.
-LTGS_INLINE void view_directions(const View& view, const Block& in, vf* d, vf& inverse) {
+LTGS_INLINE void view_directions(const View& view, const ParameterBlock& in, vf* d, vf& inverse) {
   for (int i = 0; i < 3; ++i) d[i] = in.mean[i] - splat(view.center[i]);
   inverse = splat(1.0f) / vmax(vsqrt(dot3(d, d)), splat(1e-12f));
   for (int i = 0; i < 3; ++i) d[i] = d[i] * inverse;
@@ -173,17 +171,32 @@ LTGS_INLINE Splat pick_lane(const SplatLanes& lanes, int lane) {
   return s;
 }
 
+// Remember the pixels that are wanted, [H, W]; null means all of them.
+inline void set_region(Frame& frame, const uint8_t* region) {
+  frame.has_region = region != nullptr;
+  if (!region) return;
+  const View& view = frame.view;
+  const size_t pixels = static_cast<size_t>(view.width) * view.height, tiles = static_cast<size_t>(view.tiles_x) * view.tiles_y;
+  std::copy(region, region + pixels, frame.region.resize(pixels));
+  uint8_t* wanted = frame.tile_wanted.resize(tiles);
+  std::fill(wanted, wanted + tiles, uint8_t{0});
+  for (int y = 0; y < view.height; ++y)
+    for (int x = 0; x < view.width; ++x)
+      if (region[static_cast<size_t>(y) * view.width + x]) wanted[y / kTile * view.tiles_x + x / kTile] = 1;
+}
+
 // Project Gaussians [first, last) and append the tiles they touch, in Gaussian order.
 inline void project_chunk(const Parameters& in, Frame& frame, int64_t first, int64_t last, std::vector<uint32_t>& tiles,
                           uint32_t& dropped) {
   const View& view = frame.view;
   const int bases = (view.sh_degree + 1) * (view.sh_degree + 1);
+  const uint8_t* wanted = frame.has_region ? frame.tile_wanted.data() : nullptr;
   alignas(64) float basis[16][W];
   tiles.clear();
   dropped = 0;
   for (int64_t base = first; base < last; base += W) {
     const int lanes = static_cast<int>(std::min<int64_t>(W, last - base));
-    const Block block = load_block(in, base, lanes);
+    const ParameterBlock block = load_block(in, base, lanes);
     Geometry g;
     project_block(view, block, g);
     const unsigned valid = (1u << lanes) - 1u;
@@ -201,7 +214,9 @@ inline void project_chunk(const Parameters& in, Frame& frame, int64_t first, int
       if (fields.x[lane] + fields.x_extent[lane] < 0.0f || fields.x[lane] - fields.x_extent[lane] > view.width) continue;
       Splat s = pick_lane(fields, lane);
       const size_t before = tiles.size();
-      for_each_tile(view, s, [&](uint32_t tile) { tiles.push_back(tile); });
+      for_each_tile(view, s, [&](uint32_t tile) {
+        if (!wanted || wanted[tile]) tiles.push_back(tile);
+      });
       if (tiles.size() == before) continue;
       if (!have_basis) {
         vf d[3], inverse;

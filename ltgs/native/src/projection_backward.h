@@ -10,7 +10,8 @@ namespace {
 struct ParameterGradients {
   float *means, *quats, *log_scales, *opacity_logits, *sh;  // any may be null
   float* pose;                                              // [12] rows of [R | t], or null
-  float* screen;                                            // [N] |dL/d(x, y)| per pixel, or null
+  float* features;                                          // [N, feature_width], always added to, or null
+  int feature_width;
   bool accumulate;                                          // add to what is there (several views) or overwrite
 };
 
@@ -18,30 +19,30 @@ constexpr int kPoseTerms = 15;  // dL/dR (9), dL/dt (3), dL/d(camera centre) (3)
 
 // Screen-space gradients of one block, one row per quantity.
 struct BlockGradient {
-  alignas(64) float moment[kMoments][W], channel[kGroup][W];
+  alignas(64) float moment[kMoments][W], channel[kChannels][W];
 };
 
-LTGS_INLINE void sum_records(const Frame& frame, int64_t base, unsigned visible, int channels, bool have_records, BlockGradient& g) {
+LTGS_INLINE void sum_records(const Frame& frame, int64_t base, unsigned visible, const ParameterGradients& out, BlockGradient& g) {
   std::memset(&g, 0, sizeof g);
-  const int stride = kMoments + channels;
+  const int size = frame.record_size(), own = frame.record_base, features = std::min(frame.record_features, out.feature_width);
   for (unsigned left = visible; left; left &= left - 1) {
     const int lane = __builtin_ctz(left);
     const int64_t i = base + lane;
-    float total[kMoments + kGroup] = {};
-    if (have_records) {
-      const float* record = frame.records.data() + static_cast<size_t>(frame.first_slot[i]) * stride;
-      for (uint32_t n = frame.num_tiles[i]; n > 0; --n, record += stride)
-        for (int k = 0; k < stride; ++k) total[k] += record[k];
-    }
+    float total[kMoments + kChannels + kFeatures] = {};
+    const float* record = frame.records.data() + static_cast<size_t>(frame.first_slot[i]) * size;
+    for (uint32_t n = frame.num_tiles[i]; n > 0; --n, record += size)
+      for (int k = 0; k < size; ++k) total[k] += record[k];
+    if (out.features)
+      for (int k = 0; k < features; ++k) out.features[i * out.feature_width + k] += total[kMoments + own + k];
     if (frame.has_extra_geometry)
       for (int k = 0; k < kMoments; ++k) total[k] += frame.extra_geometry[i * kMoments + k];
     for (int k = 0; k < kMoments; ++k) g.moment[k][lane] = total[k];
-    for (int k = 0; k < channels; ++k) g.channel[k][lane] = total[kMoments + k];
+    for (int k = 0; k < own; ++k) g.channel[k][lane] = total[kMoments + k];
   }
 }
 
 struct BlockResult {
-  vf mean[3], quat[4], log_scale[3], logit, screen;
+  vf mean[3], quat[4], log_scale[3], logit;
 };
 
 // dL/d(covariance), as h11, h12, h22 of the symmetric matrix, from the gradient of the conic Y = C^-1: H = -Y G Y.
@@ -74,13 +75,12 @@ LTGS_INLINE void quaternion_gradient(const Geometry& g, const vf* d, vf* out) {
 }
 
 // Gradients of means, rotations, scales and opacities of one block; pose (may be null) collects dL/dR and dL/dt.
-LTGS_INLINE void unproject_block(const View& view, const Block& in, const Geometry& g, const BlockGradient& up, vm visible,
+LTGS_INLINE void unproject_block(const View& view, const ParameterBlock& in, const Geometry& g, const BlockGradient& up, vm visible,
                                  BlockResult& out, vf* pose) {
   vf m[kMoments];
   for (int k = 0; k < kMoments; ++k) m[k] = load(up.moment[k]);
   const vf inv = splat(1.0f) / g.det, fx = splat(view.fx), fy = splat(view.fy);
   const vf gx = (g.c22 * m[1] - g.c12 * m[2]) * inv, gy = (g.c11 * m[2] - g.c12 * m[1]) * inv;
-  out.screen = vsqrt(gx * gx + gy * gy);
   vf h11, h12, h22;
   covariance_gradient(view, g, m, h11, h12, h22);
 
@@ -124,7 +124,7 @@ LTGS_INLINE void unproject_block(const View& view, const Block& in, const Geomet
 }
 
 // SH coefficients and, through the view direction, the means and the camera centre.
-LTGS_INLINE void colour_backward(const Parameters& in, const Frame& frame, const Block& block, int64_t base, unsigned visible,
+LTGS_INLINE void colour_backward(const Parameters& in, const Frame& frame, const ParameterBlock& block, int64_t base, unsigned visible,
                                  const BlockGradient& up, const ParameterGradients& out, vf* mean, vf* pose) {
   const int degree = frame.view.sh_degree, bases = (degree + 1) * (degree + 1);
   alignas(64) float basis[16][W], basis_gradient[16][W];
@@ -191,11 +191,10 @@ LTGS_INLINE void store_block(const ParameterGradients& out, const BlockResult& r
   transpose_out(r.quat, base, lanes, 4, visible, out.accumulate, out.quats);
   transpose_out(r.log_scale, base, lanes, 3, visible, out.accumulate, out.log_scales);
   transpose_out(&r.logit, base, lanes, 1, visible, out.accumulate, out.opacity_logits);
-  transpose_out(&r.screen, base, lanes, 1, visible, out.accumulate, out.screen);
 }
 
-inline void unproject_chunk(const Parameters& in, const Frame& frame, int channels, bool have_records, int64_t first,
-                            int64_t last, const ParameterGradients& out, double* pose_sums) {
+inline void unproject_chunk(const Parameters& in, const Frame& frame, int64_t first, int64_t last, const ParameterGradients& out,
+                            double* pose_sums) {
   vf pose[kPoseTerms] = {};
   for (int64_t base = first; base < last; base += W) {
     const int lanes = static_cast<int>(std::min<int64_t>(W, last - base));
@@ -207,12 +206,12 @@ inline void unproject_chunk(const Parameters& in, const Frame& frame, int channe
     BlockResult result{};
     if (visible) {
       BlockGradient up;
-      sum_records(frame, base, visible, channels, have_records, up);
-      const Block block = load_block(in, base, lanes);
+      sum_records(frame, base, visible, out, up);
+      const ParameterBlock block = load_block(in, base, lanes);
       Geometry g;
       project_block(frame.view, block, g);
       unproject_block(frame.view, block, g, up, less(splat(0.0f), load(flag)), result, out.pose ? pose : nullptr);
-      if (have_records)
+      if (frame.record_base)
         colour_backward(in, frame, block, base, visible, up, out, result.mean, out.pose ? pose : nullptr);
       else
         clear_invisible_sh(in, out, base, lanes, 0u);
@@ -235,13 +234,11 @@ inline void finish_pose(const View& view, const double* sums, float* pose) {
   }
 }
 
-// channels: per record as returned by differentiate_images, or 0 when only features were differentiated.
-inline void unproject(const Parameters& in, Frame& frame, int channels, const ParameterGradients& out, int threads) {
+inline void unproject(const Parameters& in, Frame& frame, const ParameterGradients& out, int threads) {
   const int64_t chunks = (in.count + kChunk - 1) / kChunk;
   double* pose = frame.chunk_pose.resize(chunks * kPoseTerms);
   parallel_for(chunks, threads, [&](int64_t chunk) {
-    unproject_chunk(in, frame, channels, channels > 0, chunk * kChunk, std::min(in.count, (chunk + 1) * kChunk), out,
-                    pose + chunk * kPoseTerms);
+    unproject_chunk(in, frame, chunk * kChunk, std::min(in.count, (chunk + 1) * kChunk), out, pose + chunk * kPoseTerms);
   });
   if (!out.pose) return;
   double total[kPoseTerms] = {};

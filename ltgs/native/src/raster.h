@@ -1,176 +1,122 @@
-// Front-to-back compositing of one 16x16 tile. The outer loop runs over Gaussians, the inner one over pixel rows; the
-// pixels' state (4-5 KB) stays in the first-level cache.
+// Front-to-back compositing of one 16x16 tile. The outer loop runs over Gaussians, the inner one over the steps each can
+// reach; the pixels' state (4-13 KB) stays in the first-level cache.
 #pragma once
 
-#include "frame.h"
 #include "parallel.h"
-#include "simd.h"
+#include "tile.h"
 
 namespace ltgs {
 namespace {
 
-constexpr int kBatch = 32;            // entries whose row ranges are computed together
-constexpr int kStrips = kTile / W;    // registers per pixel row
-
-// Where the channels of a pass come from: `stride` floats per Gaussian, the first `width` of them used.
-struct ChannelSource {
-  const float* data;
-  int64_t stride;
-  int width;
+// Extra channels composited beside the splat's own: `width` floats per Gaussian, from `offset` on, `stride` floats apart.
+struct FeatureSource {
+  const float* data = nullptr;
+  int64_t stride = 0;
+  int offset = 0, width = 0;
 };
 
-LTGS_INLINE ChannelSource splat_channels(const Frame& frame, int width) {
-  return {frame.splats.data() ? frame.splats.data()->channel : nullptr, sizeof(Splat) / sizeof(float), width};
+// Call body(std::integral_constant<int, F>) with the smallest compiled number of channels that holds `width` of them.
+template <class Body>
+LTGS_INLINE void with_feature_width(int width, const Body& body) {
+  if (width == 0) return body(std::integral_constant<int, 0>{});
+  if (width == 1) return body(std::integral_constant<int, 1>{});
+  if (width == 2) return body(std::integral_constant<int, 2>{});
+  if (width <= 4) return body(std::integral_constant<int, 4>{});
+  body(std::integral_constant<int, kFeatures>{});
 }
 
-// A batch of tile entries as structure of arrays, with the rows and strips of the tile each ellipse can reach.
-struct Batch {
-  alignas(64) float x[kBatch], y[kBatch], a[kBatch], b[kBatch], c[kBatch], log_opacity[kBatch], det[kBatch], inv_a[kBatch];
-  alignas(64) float dx_bottom[kBatch], x_extent[kBatch], y_extent[kBatch];
-  alignas(64) float channel[kGroup][kBatch];
-  alignas(64) float row_first[kBatch], row_last[kBatch], col_first[kBatch], col_last[kBatch];
-};
-
-LTGS_INLINE void load_batch(const Frame& frame, const Entry* entries, int count, const ChannelSource& source, Batch& out) {
-  for (int i = 0; i < count; ++i) {
-    const Splat& s = frame.splats[entries[i].gaussian];
-    out.x[i] = s.x, out.y[i] = s.y, out.a[i] = s.a, out.b[i] = s.b, out.c[i] = s.c;
-    out.log_opacity[i] = s.log_opacity, out.det[i] = s.det, out.inv_a[i] = s.inv_a;
-    out.dx_bottom[i] = s.dx_bottom, out.x_extent[i] = s.x_extent, out.y_extent[i] = s.y_extent;
-    const float* channel = source.data + entries[i].gaussian * source.stride;
-    for (int k = 0; k < source.width; ++k) out.channel[k][i] = channel[k];
-  }
+// The first BASE channels come from the splat (r, g, b, depth), the next F from the features, padded with zeros.
+template <int BASE, int F>
+LTGS_INLINE void load_channels(const Splat& splat_, uint32_t gaussian, const FeatureSource& features, vf* channel) {
+  for (int k = 0; k < BASE; ++k) channel[k] = splat(splat_.channel[k]);
+  const float* values = F ? features.data + gaussian * features.stride + features.offset : nullptr;
+  for (int k = 0; k < F; ++k) channel[BASE + k] = splat(k < features.width ? values[k] : 0.0f);
 }
 
-// Rows: extremes of the ellipse in y within the tile's columns. Columns: the ellipse's own extent in x.
-LTGS_INLINE void batch_ranges(int tile_x, int tile_y, int count, Batch& batch) {
-  const vf slack = splat(2e-3f), half = splat(0.5f), zero = splat(0.0f), last = splat(float(kTile - 1));
-  for (int i = 0; i < count; i += W) {
-    const vf x = load(batch.x + i) - splat(float(tile_x)) - half, y = load(batch.y + i) - splat(float(tile_y)) - half;
-    const vf b = load(batch.b + i), c = load(batch.c + i), det = load(batch.det + i);
-    const vf budget = c * (load(batch.log_opacity + i) - splat(kLog2MinAlpha));
-    const vf low = zero - x, high = last - x, inv_c = splat(1.0f) / c, bottom = load(batch.dx_bottom + i);
-    const vf dx0 = vmin(vmax(bottom, low), high), dx1 = vmin(vmax(zero - bottom, low), high);
-    const vf down = (vsqrt(vmax(zero, budget - det * dx0 * dx0)) - b * dx0) * inv_c;
-    const vf up = (zero - vsqrt(vmax(zero, budget - det * dx1 * dx1)) - b * dx1) * inv_c;
-    const vf reach = load(batch.x_extent + i);
-    // Rounding to nearest after adding or taking half a pixel is a ceiling and a floor; the clamp keeps it in range.
-    const auto ceil_clamped = [&](vf v) { return vround(vmin(vmax(v - slack, zero), splat(float(kTile))) + splat(0.49999f)); };
-    const auto floor_clamped = [&](vf v) { return vround(vmin(vmax(v + slack, splat(-1.0f)), last) - splat(0.49999f)); };
-    store(batch.row_first + i, ceil_clamped(y + up));
-    store(batch.row_last + i, floor_clamped(y + down));
-    store(batch.col_first + i, ceil_clamped(x - reach));
-    store(batch.col_last + i, floor_clamped(x + reach));
-  }
-}
-
-LTGS_INLINE uint32_t row_mask(int first, int last) {
-  return first > last ? 0u : (0xffffu >> (kTile - 1 - last)) & (0xffffu << first);
-}
-
-// Pixels of the tile outside the image start dead, marked by the sign of T as every finished pixel is.
-LTGS_INLINE uint32_t start_transmittance(const View& view, int tile_x, int tile_y, float* T) {
-  const int columns = std::min(kTile, view.width - tile_x), rows = std::min(kTile, view.height - tile_y);
-  for (int row = 0; row < kTile; ++row)
-    for (int col = 0; col < kTile; ++col) T[row * kTile + col] = row < rows && col < columns ? 1.0f : -1.0f;
-  return (1u << rows) - 1u;
-}
-
-LTGS_INLINE bool row_is_dead(const float* T_row) {
-  bool dead = true;
-  for (int col = 0; col < kTile; col += W) dead = dead && !any(less(splat(0.0f), load(T_row + col)));
-  return dead;
-}
-
-// Composite one Gaussian over one strip of one row; returns whether a pixel finished. With kWeights the plane after the
-// channels collects the sum of the weights: 1 - T equals it, but has lost its digits where T is close to 1.
-template <int NCH, bool kWeights>
-LTGS_INLINE bool blend(vf power, const vf* channel, float* T, float* acc) {
-  const vf t = load(T);
-  const vm hit = both(less_equal(splat(kLog2MinAlpha), power), less(splat(0.0f), t));
-  if (!any(hit)) return false;
-  const vf alpha = vmin(vexp2(power), splat(kMaxAlpha));
-  const vf weight = t * alpha, next = t - weight;
-  const vm stop = both(hit, less_equal(next, splat(kMinTransmittance)));
-  const vf w = keep(but_not(hit, stop), weight);
-  for (int k = 0; k < NCH; ++k) store(acc + k * kTilePixels, load(acc + k * kTilePixels) + w * channel[k]);
-  if (kWeights) store(acc + NCH * kTilePixels, load(acc + NCH * kTilePixels) + w);
-  store(T, select(stop, splat(0.0f) - t, t - w));
-  return any(stop);
-}
-
-// Composite the tile's entries into T and acc; returns the number of evaluated (Gaussian, pixel) pairs.
-template <int NCH, bool kWeights = false>
-uint64_t composite_tile(const Frame& frame, int tile, const ChannelSource& source, float* T, float* acc) {
-  const int tile_x = tile % frame.view.tiles_x * kTile, tile_y = tile / frame.view.tiles_x * kTile;
-  uint32_t live = start_transmittance(frame.view, tile_x, tile_y, T);
+// Composite the tile's entries into T and, channel by channel, acc; returns the number of evaluated (Gaussian, pixel)
+// pairs. With kWeights the plane after the channels collects the sum of the weights: 1 - T equals it, but has lost its
+// digits where T is close to 1.
+template <int BASE, int F, bool kWeights = false>
+uint64_t composite_tile(const Frame& frame, int tile, const FeatureSource& features, float* T, float* acc) {
+  constexpr int NCH = BASE + F;
+  const TilePlace at = place_of(frame.view, tile);
+  StepMask live = start_transmittance(frame, at, T);
   std::fill(acc, acc + (NCH + kWeights) * kTilePixels, 0.0f);
   const Entry* entries = frame.entries.data();
-  const vf lanes = lane_numbers() + splat(tile_x + 0.5f);
-  uint64_t strips_done = 0;
+  const vf lane_cols = lane_columns(), lane_rows = lane_row_numbers();
+  uint64_t steps_done = 0;
   Batch batch;
-  for (uint32_t at = frame.tile_begin[tile], end = frame.tile_begin[tile + 1]; at < end && live; at += kBatch) {
-    const int count = static_cast<int>(std::min<uint32_t>(kBatch, end - at));
-    load_batch(frame, entries + at, count, source, batch);
-    batch_ranges(tile_x, tile_y, count, batch);
-    for (int e = 0; e < count && live; ++e) {
-      uint32_t rows = live & row_mask(int(batch.row_first[e]), int(batch.row_last[e]));
-      if (!rows) continue;
-      const int strip_first = int(batch.col_first[e]) / W, strip_last = int(batch.col_last[e] + W) / W - 1;
+  for (uint32_t from = frame.tile_begin[tile], end = frame.tile_begin[tile + 1]; from < end && live; from += kBatch) {
+    const int count = static_cast<int>(std::min<uint32_t>(kBatch, end - from));
+    load_batch(frame, entries + from, count, at, batch);
+    for (int e = 0; e < count; ++e) {
+      const StepMask steps = live & batch.steps[e];
+      if (!steps) continue;
       vf channel[NCH];
-      for (int k = 0; k < NCH; ++k) channel[k] = splat(batch.channel[k][e]);
-      const float y = tile_y + 0.5f - batch.y[e];
-      for (int strip = strip_first; strip <= strip_last; ++strip) {
-        const vf dx = lanes + splat(float(strip * W) - batch.x[e]);
-        const vf quadratic = splat(batch.log_opacity[e]) - splat(batch.a[e]) * dx * dx, slope = splat(-2.0f * batch.b[e]) * dx;
-        const vf curve = splat(-batch.c[e]);
-        for (uint32_t left = rows; left; left &= left - 1) {
-          const int row = __builtin_ctz(left), at_pixel = row * kTile + strip * W;
-          const vf dy = splat(y + row);
-          if (blend<NCH, kWeights>(quadratic + (slope + curve * dy) * dy, channel, T + at_pixel, acc + at_pixel) &&
-              row_is_dead(T + row * kTile))
-            live &= ~(1u << row);
+      load_channels<BASE, F>(*batch.splat[e], entries[from + e].gaussian, features, channel);
+      steps_done += __builtin_popcountll(steps);
+      for_each_strip(steps, [&](int strip, StepMask left) {
+        const StripPower power(*batch.splat[e], at, strip, lane_cols, lane_rows);
+        vm fresh = none();
+        for (StepMask todo = left; todo; todo &= todo - 1) {
+          const int bit = __builtin_ctzll(todo);
+          float* pixels = acc + bit * kCols;
+          const Composited c = composite_step(power.at_dy(power.dy(bit)), T + bit * kCols);
+          for (int k = 0; k < NCH; ++k) store(pixels + k * kTilePixels, fma(c.weight, channel[k], load(pixels + k * kTilePixels)));
+          if (kWeights) store(pixels + NCH * kTilePixels, load(pixels + NCH * kTilePixels) + c.weight);
+          fresh = either(fresh, c.fresh);
         }
-        strips_done += __builtin_popcount(rows);
-      }
+        if (any(fresh)) live = without_dead(live, left, T);
+      });
     }
   }
-  return strips_done * W;
+  return steps_done * W;
 }
 
 // Copy `width` planar channels of a tile into an interleaved image [H, W, stride] at channel offset `offset`.
 LTGS_INLINE void write_tile(const View& view, int tile, const float* planes, int width, float* image, int64_t stride, int offset) {
-  const int x0 = tile % view.tiles_x * kTile, y0 = tile / view.tiles_x * kTile;
-  const int columns = std::min(kTile, view.width - x0), rows = std::min(kTile, view.height - y0);
-  for (int row = 0; row < rows; ++row) {
-    float* out = image + (static_cast<int64_t>(y0 + row) * view.width + x0) * stride + offset;
-    const float* in = planes + row * kTile;
-    for (int col = 0; col < columns; ++col, out += stride)
-      for (int k = 0; k < width; ++k) out[k] = in[k * kTilePixels + col];
-  }
+  for_each_pixel(view, place_of(view, tile), [&](int pixel, int64_t to) {
+    for (int k = 0; k < width; ++k) image[to * stride + offset + k] = planes[k * kTilePixels + pixel];
+  });
 }
 
 struct Images {
   float *rgb, *alpha, *depth;  // [H, W, 3], [H, W], [H, W] or null
+  float* features;             // [H, W, width] or null
+  const float* feature_values; // [N, width]
+  int width;
 };
 
-inline void finish_pixels(Frame& frame, int tile, const float* T, const float* acc, const Images& out) {
-  const View& view = frame.view;
-  const int x0 = tile % view.tiles_x * kTile, y0 = tile / view.tiles_x * kTile;
-  const int columns = std::min(kTile, view.width - x0), rows = std::min(kTile, view.height - y0);
-  write_tile(view, tile, acc, 3, out.rgb, 3, 0);
-  for (int row = 0; row < rows; ++row) {
-    const int64_t first = static_cast<int64_t>(y0 + row) * view.width + x0;
-    for (int col = 0; col < columns; ++col) {
-      const float t = std::fabs(T[row * kTile + col]), alpha = 1.0f - t;
-      frame.transmittance[first + col] = t;
-      out.alpha[first + col] = alpha;
-      if (!out.depth) continue;
-      const int at = row * kTile + col;
-      const float weight = acc[4 * kTilePixels + at], mean = weight > 0.0f ? acc[3 * kTilePixels + at] / weight : 0.0f;
-      frame.weight_sum[first + col] = weight;
-      frame.depth_mean[first + col] = out.depth[first + col] = mean;
-    }
+// `weights` is the plane of summed weights, null without depth.
+inline void finish_pixels(Frame& frame, int tile, const float* T, const float* acc, const float* weights, const Images& out) {
+  write_tile(frame.view, tile, acc, 3, out.rgb, 3, 0);
+  for_each_pixel(frame.view, place_of(frame.view, tile), [&](int pixel, int64_t to) {
+    const float t = std::fabs(T[pixel]);
+    frame.transmittance[to] = t;
+    out.alpha[to] = 1.0f - t;
+    if (!weights) return;
+    const float weight = weights[pixel], mean = weight > 0.0f ? acc[3 * kTilePixels + pixel] / weight : 0.0f;
+    frame.weight_sum[to] = weight;
+    frame.depth_mean[to] = out.depth[to] = mean;
+  });
+}
+
+template <int BASE, int F>
+void render_tile(Frame& frame, int tile, const FeatureSource& features, const Images& out) {
+  constexpr int NCH = BASE + F;
+  alignas(64) float T[kTilePixels], acc[(NCH + 1) * kTilePixels];
+  frame.tile_pairs[tile] = composite_tile<BASE, F, BASE == 4>(frame, tile, features, T, acc);
+  finish_pixels(frame, tile, T, acc, BASE == 4 ? acc + NCH * kTilePixels : nullptr, out);
+  if (F) write_tile(frame.view, tile, acc + BASE * kTilePixels, features.width, out.features, out.width, 0);
+}
+
+// The channels of a wide feature image that did not fit beside the colours.
+inline void render_more_features(Frame& frame, int tile, const Images& out) {
+  alignas(64) float T[kTilePixels], acc[kFeatures * kTilePixels];
+  for (int offset = kFeatures; offset < out.width; offset += kFeatures) {
+    const FeatureSource source{out.feature_values, out.width, offset, std::min(kFeatures, out.width - offset)};
+    with_feature_width(source.width, [&](auto width) { composite_tile<0, decltype(width)::value>(frame, tile, source, T, acc); });
+    write_tile(frame.view, tile, acc, source.width, out.features, out.width, offset);
   }
 }
 
@@ -181,30 +127,16 @@ inline void render_images(Frame& frame, const Images& out, int threads) {
   frame.with_depth = out.depth != nullptr;
   if (frame.with_depth) frame.weight_sum.resize(pixels), frame.depth_mean.resize(pixels);
   frame.tile_pairs.resize(tiles);
-  parallel_for(tiles, threads, [&](int64_t tile) {
-    alignas(64) float T[kTilePixels], acc[5 * kTilePixels];
-    const auto source = splat_channels(frame, out.depth ? 4 : 3);
-    frame.tile_pairs[tile] = out.depth ? composite_tile<4, true>(frame, int(tile), source, T, acc)
-                                       : composite_tile<3>(frame, int(tile), source, T, acc);
-    finish_pixels(frame, int(tile), T, acc, out);
-  });
-}
-
-// Composite the channels of `features` [N, width] into image [H, W, width], up to four per pass.
-inline void render_features(const Frame& frame, const float* features, int width, float* image, int threads) {
-  const int64_t tiles = static_cast<int64_t>(frame.view.tiles_x) * frame.view.tiles_y;
-  parallel_for(tiles, threads, [&](int64_t tile) {
-    alignas(64) float T[kTilePixels], acc[kGroup * kTilePixels];
-    for (int offset = 0; offset < width; offset += kGroup) {
-      const ChannelSource source{features + offset, width, std::min(kGroup, width - offset)};
-      switch (source.width) {
-        case 1: composite_tile<1>(frame, int(tile), source, T, acc); break;
-        case 2: composite_tile<2>(frame, int(tile), source, T, acc); break;
-        case 3: composite_tile<3>(frame, int(tile), source, T, acc); break;
-        default: composite_tile<4>(frame, int(tile), source, T, acc);
-      }
-      write_tile(frame.view, int(tile), acc, source.width, image, width, offset);
-    }
+  const FeatureSource features{out.feature_values, out.width, 0, std::min(kFeatures, out.width)};
+  with_feature_width(features.width, [&](auto width) {
+    constexpr int F = decltype(width)::value;
+    parallel_for(tiles, threads, [&](int64_t tile) {
+      if (out.depth)
+        render_tile<4, F>(frame, int(tile), features, out);
+      else
+        render_tile<3, F>(frame, int(tile), features, out);
+      if (out.width > kFeatures) render_more_features(frame, int(tile), out);
+    });
   });
 }
 

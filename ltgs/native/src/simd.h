@@ -40,6 +40,13 @@ LTGS_INLINE bool any(vm m) { return m != 0; }
 LTGS_INLINE unsigned bits(vm m) { return m; }
 LTGS_INLINE vf select(vm m, vf yes, vf no) { return _mm512_mask_mov_ps(no, m, yes); }
 LTGS_INLINE vf keep(vm m, vf v) { return _mm512_maskz_mov_ps(m, v); }
+LTGS_INLINE vf keep_not(vm m, vf v) { return _mm512_maskz_mov_ps(static_cast<vm>(~m), v); }
+LTGS_INLINE vm either(vm a, vm b) { return static_cast<vm>(a | b); }
+LTGS_INLINE vm none() { return 0; }
+LTGS_INLINE vm where_positive(vm m, vf a) { return but_not(m, _mm512_movepi32_mask(_mm512_castps_si512(a))); }  // by the sign bit
+LTGS_INLINE vf fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+LTGS_INLINE vf fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
+LTGS_INLINE vf negative(vf a) { return _mm512_or_ps(a, _mm512_set1_ps(-0.0f)); }
 
 #elif defined(__AVX2__)
 
@@ -64,6 +71,13 @@ LTGS_INLINE unsigned bits(vm m) { return static_cast<unsigned>(_mm256_movemask_p
 LTGS_INLINE bool any(vm m) { return _mm256_movemask_ps(m) != 0; }
 LTGS_INLINE vf select(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }
 LTGS_INLINE vf keep(vm m, vf v) { return _mm256_and_ps(m, v); }
+LTGS_INLINE vf keep_not(vm m, vf v) { return _mm256_andnot_ps(m, v); }
+LTGS_INLINE vm either(vm a, vm b) { return _mm256_or_ps(a, b); }
+LTGS_INLINE vm none() { return _mm256_setzero_ps(); }
+LTGS_INLINE vm where_positive(vm m, vf a) { return _mm256_andnot_ps(a, m); }  // by the sign bit; for any() and bits() only
+LTGS_INLINE vf fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+LTGS_INLINE vf fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
+LTGS_INLINE vf negative(vf a) { return _mm256_or_ps(a, _mm256_set1_ps(-0.0f)); }
 
 #else  // any 128-bit machine: SSE2, NEON, or scalar code the compiler makes of it
 
@@ -95,7 +109,41 @@ LTGS_INLINE unsigned bits(vm m) {
 LTGS_INLINE bool any(vm m) { return (m[0] | m[1] | m[2] | m[3]) != 0; }
 LTGS_INLINE vf select(vm m, vf yes, vf no) { return m ? yes : no; }
 LTGS_INLINE vf keep(vm m, vf v) { return (vf)(m & (vi)v); }
+LTGS_INLINE vf keep_not(vm m, vf v) { return (vf)(~m & (vi)v); }
+LTGS_INLINE vm either(vm a, vm b) { return a | b; }
+LTGS_INLINE vm none() { return vm{}; }
+LTGS_INLINE vm where_positive(vm m, vf a) { return m & ~((vi)a >> 31); }  // by the sign bit
+LTGS_INLINE vf fma(vf a, vf b, vf c) { return a * b + c; }
+LTGS_INLINE vf fnma(vf a, vf b, vf c) { return c - a * b; }
+LTGS_INLINE vf negative(vf a) { return (vf)((vi)a | (vi)splat(-0.0f)); }
 
+#endif
+
+// Eight floats from each of W places, transposed: field k of place i goes to out[k * stride + i].
+#if defined(__AVX2__)
+LTGS_INLINE void transpose8(const float* const* from, float* out, int64_t stride) {
+  for (int i = 0; i < W; i += 8) {
+    __m256 r[8], s[8];
+    for (int k = 0; k < 8; ++k) r[k] = _mm256_loadu_ps(from[i + k]);
+    for (int k = 0; k < 8; k += 2) {
+      s[k] = _mm256_unpacklo_ps(r[k], r[k + 1]);
+      s[k + 1] = _mm256_unpackhi_ps(r[k], r[k + 1]);
+    }
+    for (int k = 0; k < 8; k += 4) {
+      r[k] = _mm256_shuffle_ps(s[k], s[k + 2], 0x44), r[k + 1] = _mm256_shuffle_ps(s[k], s[k + 2], 0xee);
+      r[k + 2] = _mm256_shuffle_ps(s[k + 1], s[k + 3], 0x44), r[k + 3] = _mm256_shuffle_ps(s[k + 1], s[k + 3], 0xee);
+    }
+    for (int k = 0; k < 4; ++k) {
+      _mm256_storeu_ps(out + k * stride + i, _mm256_permute2f128_ps(r[k], r[k + 4], 0x20));
+      _mm256_storeu_ps(out + (k + 4) * stride + i, _mm256_permute2f128_ps(r[k], r[k + 4], 0x31));
+    }
+  }
+}
+#else
+LTGS_INLINE void transpose8(const float* const* from, float* out, int64_t stride) {
+  for (int i = 0; i < W; ++i)
+    for (int k = 0; k < 8; ++k) out[k * stride + i] = from[i][k];
+}
 #endif
 
 constexpr float kLog2e = 1.44269504f;
@@ -110,13 +158,12 @@ LTGS_INLINE vf lane_numbers() {
 }
 
 // Degree-5 minimax polynomial of 2^f on [-0.5, 0.5]; its relative error of 7.5e-8 is below float rounding.
+constexpr float kExp2[6] = {1.0000001192092896f,  0.6931469440460205f,   0.24022120237350464f,
+                            5.550713092088699e-2f, 9.675541892647743e-3f, 1.3276472454890609e-3f};
 LTGS_INLINE vf exp2_fraction(vf f) {
-  vf p = splat(1.3276472454890609e-3f);
-  p = p * f + splat(9.675541892647743e-3f);
-  p = p * f + splat(5.550713092088699e-2f);
-  p = p * f + splat(0.24022120237350464f);
-  p = p * f + splat(0.6931469440460205f);
-  return p * f + splat(1.0000001192092896f);
+  vf p = splat(kExp2[5]);
+  for (int k = 4; k >= 0; --k) p = fma(p, f, splat(kExp2[k]));
+  return p;
 }
 
 // 2^x for |x| < 126. The magic constant leaves round(x) in the low mantissa bits, ready to be added to the exponent.
@@ -157,30 +204,35 @@ LTGS_INLINE vm finite(vf v) { return less_equal(v - v, splat(0.0f)); }
 
 LTGS_INLINE vf finite_or_zero(vf v) { return keep(finite(v), v); }
 
-LTGS_INLINE float sum(vf v) {
-  alignas(64) float lane[W];
-  store(lane, v);
-  for (int step = W / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) lane[i] += lane[i + step];
-  return lane[0];
-}
-
-// Horizontal sums of four registers, written to out[0..3].
-LTGS_INLINE void sum4(vf a, vf b, vf c, vf d, float* out) {
+// Horizontal sums of registers, always added in the same order.
 #if defined(__AVX2__)
 #if defined(__AVX512F__)
-  const auto fold = [](__m512 v) { return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)); };
+LTGS_INLINE __m256 half_sum(vf v) { return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)); }
 #else
-  const auto fold = [](__m256 v) { return v; };
+LTGS_INLINE __m256 half_sum(vf v) { return v; }
 #endif
-  const __m256 ab = _mm256_hadd_ps(fold(a), fold(b));
-  const __m256 cd = _mm256_hadd_ps(fold(c), fold(d));
-  const __m256 all = _mm256_hadd_ps(ab, cd);
-  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
-#else
-  out[0] = sum(a), out[1] = sum(b), out[2] = sum(c), out[3] = sum(d);
-#endif
+LTGS_INLINE float sum(vf v) {
+  const __m256 h = half_sum(v);
+  __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_add_ss(q, _mm_shuffle_ps(q, q, 1)));
 }
+LTGS_INLINE void sum8(const vf* v, float* out) {
+  __m256 h[8], pairs[4], quads[2];
+  for (int k = 0; k < 8; ++k) h[k] = half_sum(v[k]);
+  for (int k = 0; k < 4; ++k)  // lanes of two registers interleaved: half of them added
+    pairs[k] = _mm256_add_ps(_mm256_unpacklo_ps(h[2 * k], h[2 * k + 1]), _mm256_unpackhi_ps(h[2 * k], h[2 * k + 1]));
+  for (int k = 0; k < 2; ++k)
+    quads[k] = _mm256_add_ps(_mm256_shuffle_ps(pairs[2 * k], pairs[2 * k + 1], 0x44), _mm256_shuffle_ps(pairs[2 * k], pairs[2 * k + 1], 0xee));
+  const __m256 low = _mm256_permute2f128_ps(quads[0], quads[1], 0x20), high = _mm256_permute2f128_ps(quads[0], quads[1], 0x31);
+  _mm256_storeu_ps(out, _mm256_add_ps(low, high));
+}
+#else
+LTGS_INLINE float sum(vf v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+LTGS_INLINE void sum8(const vf* v, float* out) {
+  for (int k = 0; k < 8; ++k) out[k] = sum(v[k]);
+}
+#endif
 
 // Four floats at once regardless of W, for the three colour channels of one Gaussian (the fourth lane is padding).
 typedef float quad __attribute__((vector_size(16)));

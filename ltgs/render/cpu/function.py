@@ -16,6 +16,7 @@ from ltgs.native import kernels
 from ltgs.render.output import RenderOutput
 
 _PARAMETERS = 5  # means, quats, log_scales, opacity_logits, sh
+_RECYCLED_FROM = 1 << 18  # floats
 
 
 @dataclass
@@ -33,8 +34,28 @@ class _Settings:
     antialiased: bool
     threads: int
     keep: bool
+    region: Tensor | None = None
     stats: dict[str, int] = field(default_factory=dict)
     num_dropped: int = 0
+
+    def session(self, c: int, tensors: list[Tensor], poses: Tensor, visible: Tensor, images: tuple[Tensor | None, ...]) -> Any:
+        """Run the kernels' forward pass for camera c; `images` are features and rgb, alpha, depth and feature image to fill."""
+        features, *outputs = images
+        if features is not None and not features.shape[1]:
+            features = None
+        return self.kernels.forward(
+            *tensors, self.intrinsics[c], poses[c], self.width, self.height, self.sh_degree, self.near, self.far, self.antialiased,
+            None if self.region is None else self.region[c], features,
+            *(None if t is None or (k == 3 and features is None) else t[c] for k, t in enumerate(outputs)), visible[c], self.threads,
+        )
+
+    def empty(self, shape: torch.Size) -> Tensor:
+        """Uninitialised memory; a large block is taken from a pool, because the page faults of fresh memory cost milliseconds."""
+        return torch.empty(shape) if shape.numel() < _RECYCLED_FROM else self.kernels.recycled_tensor(list(shape))
+
+    def note_times(self, session: Any) -> None:
+        for key, value in session.stage_times().items():
+            self.stats[key] = self.stats.get(key, 0) + value
 
     def note(self, session: Any) -> None:
         numbers = session.statistics()
@@ -58,15 +79,12 @@ class _Rasterise(torch.autograd.Function):
         visible = torch.empty(num_cameras, count, dtype=torch.uint8)
         sessions = []
         for c in range(num_cameras):
-            session = s.kernels.forward(
-                *tensors, s.intrinsics[c], poses[c], s.width, s.height, s.sh_degree, s.near, s.far, s.antialiased,
-                rgb[c], alpha[c], None if depth is None else depth[c], visible[c], s.threads,
-            )
-            if extra is not None and image is not None and extra.shape[1]:
-                s.kernels.forward_features(session, extra, image[c], s.threads)
+            session = s.session(c, tensors, poses, visible, (extra, rgb, alpha, depth, image))
             s.note(session)
             if s.keep:
                 sessions.append(session)
+            else:
+                s.note_times(session)
         ctx.settings, ctx.sessions = settings, sessions
         ctx.save_for_backward(poses, extra, rgb, image, *tensors)
         ctx.set_materialize_grads(False)
@@ -82,20 +100,23 @@ class _Rasterise(torch.autograd.Function):
         _, pose_wanted, features_wanted, *wanted = ctx.needs_input_grad
         geometry = pose_wanted or any(wanted)
         s = ctx.settings
-        if all(g is None for g in (g_rgb, g_alpha, g_depth, g_image)):
+        if features is None or not features.shape[1]:
+            features = g_image = None
+        if not ctx.sessions or all(g is None for g in (g_rgb, g_alpha, g_depth, g_image)):
             return (None,) * (3 + _PARAMETERS)
-        grads = [torch.empty_like(p) if w else None for p, w in zip(parameters, wanted, strict=True)]
+        grads = [s.empty(p.shape) if w else None for p, w in zip(parameters, wanted, strict=True)]
         pose_grads = torch.zeros_like(poses) if pose_wanted else None
         feature_grads = torch.zeros_like(features) if features is not None and features_wanted else None
         for c, session in enumerate(ctx.sessions):
-            if features is not None and g_image is not None and features.shape[1]:
-                s.kernels.backward_features(session, features, image[c], g_image[c], feature_grads, geometry, s.threads)
-            if not geometry:
-                continue
-            s.kernels.backward(
-                session, *parameters, rgb[c], *(None if g is None else g[c] for g in (g_rgb, g_alpha, g_depth)),
-                *grads, None if pose_grads is None else pose_grads[c, :3], None, c > 0, s.threads,
-            )
+            up = [None if g is None else g[c] for g in (g_rgb, g_alpha, g_depth, g_image)]
+            if geometry:
+                s.kernels.backward(
+                    session, *parameters, rgb[c], *up[:3], features, None if image is None else image[c], up[3],
+                    *grads, None if pose_grads is None else pose_grads[c, :3], feature_grads, c > 0, s.threads,
+                )
+            elif up[3] is not None and feature_grads is not None:
+                session.weight_sums(up[3], feature_grads, s.threads)
+            s.note_times(session)
         return (None, pose_grads, feature_grads, *grads)
 
 
@@ -122,6 +143,7 @@ def render_cpu(
     far: float,
     with_depth: bool,
     antialiased: bool,
+    region: Tensor | None = None,
     isa_kernels: ModuleType | None = None,
 ) -> RenderOutput:
     """Render without background; arguments are validated by `ltgs.render.render`.
@@ -141,6 +163,7 @@ def render_cpu(
         isa_kernels or kernels(), _plain(_float32("K", cameras.K)), cameras.width, cameras.height, sh_degree, near, far,
         with_depth, antialiased, torch.get_num_threads(),
         keep=torch.is_grad_enabled() and any(t.requires_grad for t in differentiable),
+        region=None if region is None else region.to(torch.uint8).contiguous(),
     )
     rgb, alpha, depth, image, visible = _Rasterise.apply(settings, poses, features, *tensors)
     if depth is None:
