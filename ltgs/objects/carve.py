@@ -49,6 +49,10 @@ class CarveConfig:
     outline: float = 0.75
     """Share of the touched change regions that the set covers, from which its outline is that of the change. A patch that a
     new object hides covers less: each view hides another part of it."""
+    min_outline: float = 0.6
+    """The least such share of any set that left."""
+    max_holes_outline: float = 0.6
+    """`max_holes` for a set that its outline proves; it must be seen in two photos as well."""
     max_holes: float = 0.8
     """A set whose removal leaves more than this share of its pixels empty proves nothing."""
     peels: int = 4
@@ -187,8 +191,9 @@ class RemovalBenefit:
         smallest = config.min_footprint * (1.0 if self.num_views > 1 else config.single_view_factor)
         if self.altered_px < smallest * image_px or self.holes > config.max_holes:
             return False
-        level = config.explained_outline if self.outline >= config.outline else config.explained
-        return self.explained >= level
+        if self.outline >= config.outline and self.num_views > 1 and self.holes <= config.max_holes_outline:
+            return self.explained >= config.explained_outline
+        return self.explained >= config.explained and self.outline >= config.min_outline
 
 
 def removal_benefit(before: Sequence[ComparedView], after: Sequence[ComparedView]) -> RemovalBenefit:

@@ -229,10 +229,12 @@ class _Update:
                 outside = [with_mask(v, v.mask & ~h) for v, h in zip(views, holes, strict=True)]
                 instances = hull_instances(outside, config=self.config.hull)[: self.config.max_objects]
                 # A known object may stand in the hole that another one left; something new must show outside.
-                inside = [with_mask(v, h) for v, h in zip(views, holes, strict=True)]
+                inside = [with_mask(v, h & (v.mask | (v.alpha < 0.6))) for v, h in zip(views, holes, strict=True)]
                 num_outside = len(instances)
                 if len(known) > 1:
                     instances += hull_instances(inside, config=self.config.hull)[: self.config.max_objects]
+            for i, x in enumerate(instances):
+                log.debug("instance %d%s at %s, %d px", i, "" if i < num_outside else " (in a hole)", x.centroid.round(3), x.area_px)
             taken = {m.object_id for m in matches}
             with self._timed("association"):
                 found, unmatched = match_instances(
