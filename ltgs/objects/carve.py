@@ -49,8 +49,8 @@ class CarveConfig:
     outline: float = 0.75
     """Share of the touched change regions that the set covers, from which its outline is that of the change. A patch that a
     new object hides covers less: each view hides another part of it."""
-    min_outline: float = 0.6
-    """The least such share of any set that left."""
+    min_outline: float = 0.5
+    """The least such share of any set that left; its regions may have merged with those of others."""
     max_holes_outline: float = 0.6
     """`max_holes` for a set that its outline proves; it must be seen in two photos as well."""
     max_holes: float = 0.8

@@ -233,8 +233,6 @@ class _Update:
                 num_outside = len(instances)
                 if len(known) > 1:
                     instances += hull_instances(inside, config=self.config.hull)[: self.config.max_objects]
-            for i, x in enumerate(instances):
-                log.debug("instance %d%s at %s, %d px", i, "" if i < num_outside else " (in a hole)", x.centroid.round(3), x.area_px)
             taken = {m.object_id for m in matches}
             with self._timed("association"):
                 found, unmatched = match_instances(
@@ -312,9 +310,11 @@ class _Update:
             return self._compare_with(still, placed)
 
         start = self._compare_with(kept, placed) if placed else list(views)
-        sets, after = find_vacated(
-            everything, start, lift=self._lift, compare=compare_kept, config=self.config.carve, fixed=fixed
-        )
+        carve = self.config.carve
+        if placed:
+            # What is left over around objects just placed is their own error unless its outline is clear.
+            carve = replace(carve, min_outline=carve.outline)
+        sets, after = find_vacated(everything, start, lift=self._lift, compare=compare_kept, config=carve, fixed=fixed)
         return [replace(s, members=index[s.members]) for s in sets], after
 
     def _expected(self, chronology: Chronology, ids: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def test_large_gaussians_far_apart_are_one_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outline", "explained", "left"), [(0.9, 0.15, True), (0.65, 0.15, False), (0.65, 0.3, True), (0.5, 0.3, False), (0.9, 0.02, False)]
+    ("outline", "explained", "left"), [(0.9, 0.15, True), (0.65, 0.15, False), (0.65, 0.3, True), (0.4, 0.3, False), (0.9, 0.02, False)]
 )
 def test_what_hid_an_unseen_place_is_proven_by_its_outline(outline: float, explained: float, left: bool) -> None:
     assert RemovalBenefit(explained, 5000, 0.1, outline, 3).proves(CarveConfig(), 300_000) is left
