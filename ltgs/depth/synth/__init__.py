@@ -1,0 +1,1 @@
+"""Synthetic stereo pairs with exact disparity: rooms of primitives, ray-cast in torch."""

@@ -1,0 +1,1 @@
+"""Training of the stereo network: data, losses, stages, checkpoints."""
