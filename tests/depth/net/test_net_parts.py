@@ -52,7 +52,7 @@ def test_auto_avoids_a_huge_volume_and_runaway_states_read_zero(monkeypatch: pyt
     monkeypatch.setattr("ltgs.depth.net.correlation.MAX_VOLUME_BYTES", 1000)
     made = make_correlation(left, right, 4, 4, "auto")
     assert isinstance(made, CorrelationOnTheFly)
-    assert float(made(torch.full((2, 1, 5, 37), 1e20)).abs().max()) == 0
+    assert made(torch.full((2, 1, 5, 37), 1e20)).abs().max().item() == 0
     with pytest.raises(ValueError, match="4 columns wide"):
         make_correlation(left[..., :4], right[..., :4], 4, 4, "volume")
 
