@@ -47,6 +47,9 @@ class RegisterConfig:
     """Adam rate of the rotation, radians."""
     cost: CostConfig = field(default_factory=CostConfig)
     """How a drawn object is judged."""
+    systematic: tuple[float, float] = (0.02, 0.03)
+    """Standard deviations of what the residuals cannot show, because the template itself is a little wrong: translation
+    relative to the object's radius, and rotation in radians."""
     symmetry_tie: float = 1.10
     """A refined pose whose cost is within this factor of the best but turned by more than 20 degrees marks a symmetry."""
 
@@ -237,7 +240,10 @@ def _refine(
 def _covariance(
     template: Gaussians, pose: Array, crops: Sequence[Crop], config: RegisterConfig, backend: str
 ) -> Array:
-    """[6, 6] inverse Gauss-Newton Hessian from numeric differences of the composed images, scaled by the residual variance."""
+    """[6, 6] inverse Gauss-Newton Hessian from numeric differences of the composed images, scaled by the residual variance.
+
+    The template's own error is added.
+    """
     radius = max(template_radius(template), 1e-9)
     steps = np.array([0.01 * radius] * 3 + [0.01] * 3)
     base = torch.as_tensor(pose, dtype=torch.float32)
@@ -264,4 +270,5 @@ def _covariance(
     # Neighbouring pixels err together; nine pixels are counted as one independent measurement.
     scale = np.diag(1 / np.sqrt(np.maximum(np.diag(hessian), 1e-12)))
     inverse = scale @ np.linalg.pinv(scale @ hessian @ scale, rcond=1e-6) @ scale
-    return 9 * variance * inverse
+    own = np.diag([config.systematic[0] * radius] * 3 + [config.systematic[1]] * 3) ** 2
+    return 9 * variance * inverse + own
