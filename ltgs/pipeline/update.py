@@ -232,7 +232,8 @@ class _Update:
                 inside = [with_mask(v, h & (v.mask | (v.alpha < 0.6))) for v, h in zip(views, holes, strict=True)]
                 num_outside = len(instances)
                 if len(known) > 1:
-                    instances += hull_instances(inside, config=self.config.hull)[: self.config.max_objects]
+                    lenient = replace(self.config.hull, min_score=self.config.hull.min_score_hole)
+                    instances += hull_instances(inside, config=lenient)[: self.config.max_objects]
             taken = {m.object_id for m in matches}
             with self._timed("association"):
                 found, unmatched = match_instances(
