@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -42,6 +42,10 @@ class HullConfig:
     """Mean change score of an instance's pixels, each capped at 2; a strong change of light alone reaches 0.8 in places."""
     min_score_hole: float = 0.7
     """The same inside the hole of something that left, where little is known of what it hid."""
+
+    def in_hole(self) -> HullConfig:
+        """The configuration for content in a hole."""
+        return replace(self, min_score=self.min_score_hole)
 
 
 @dataclass(frozen=True)

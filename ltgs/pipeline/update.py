@@ -32,7 +32,7 @@ from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.refine import RefineItem, refine_visit
 from ltgs.pipeline.update_assemble import Decisions, assemble
 from ltgs.pipeline.update_config import UpdateConfig
-from ltgs.pipeline.update_parts import KnownObject, drawn_without
+from ltgs.pipeline.update_parts import KnownObject, drawn_without, own_exposures, owner_of
 from ltgs.poses.gauge import up_direction
 
 __all__ = ["UpdateConfig", "VisitUpdate", "update_visit"]
@@ -154,7 +154,7 @@ class _Update:
         final = chronology.state_at(self.time)
         after = self._compare(final.gaussians, self._expected(chronology, final.object_ids))
         return VisitUpdate(
-            chronology, self._exposures(chronology), self._quality(before, after), dict(METHOD), tuple(self.undecided),
+            chronology, own_exposures(self.fits, chronology.appearance[-1]), self._quality(before, after), dict(METHOD), tuple(self.undecided),
             self.timing, tuple(before), tuple(after),
         )
 
@@ -232,8 +232,7 @@ class _Update:
                 inside = [with_mask(v, h & (v.mask | (v.alpha < 0.6))) for v, h in zip(views, holes, strict=True)]
                 num_outside = len(instances)
                 if len(known) > 1:
-                    lenient = replace(self.config.hull, min_score=self.config.hull.min_score_hole)
-                    instances += hull_instances(inside, config=lenient)[: self.config.max_objects]
+                    instances += hull_instances(inside, config=self.config.hull.in_hole())[: self.config.max_objects]
             taken = {m.object_id for m in matches}
             with self._timed("association"):
                 found, unmatched = match_instances(
@@ -274,14 +273,19 @@ class _Update:
     def _apart_from(
         self, instances: Sequence[HullInstance], known: dict[int, KnownObject], matches: Sequence[Match]
     ) -> list[HullInstance]:
-        """Instances that are not just what remains around an object placed a little wrong."""
+        """Instances that are not just what remains around an object placed a little wrong, now or at an earlier visit."""
+        standing = [
+            (m.object_id, m.hypothesis.world_from_object[:3, 3], template_radius(known[m.object_id].template), np.inf)
+            for m in matches
+        ]
+        for k, track in self.old.tracks.items():
+            template = self.old.templates[k]
+            if k not in known and template.kind == "object" and track.presence[-1] == Presence.PRESENT:
+                radius = template_radius(template.gaussians)
+                standing.append((k, track.last_pose()[:3, 3], 1.2 * radius, 0.5 * radius))
         apart = []
         for instance in instances:
-            owner = next((
-                m.object_id for m in matches
-                if np.linalg.norm(instance.centroid - m.hypothesis.world_from_object[:3, 3])
-                < self.config.own_radius * template_radius(known[m.object_id].template)
-            ), None)
+            owner = owner_of(instance, standing, self.config.own_radius)
             if owner is None:
                 apart.append(instance)
             else:
@@ -383,12 +387,6 @@ class _Update:
             poses[self.time] = item.pose_now
             tracks[item.object_id] = replace(tracks[item.object_id], world_from_object=poses)
         return replace(chronology, templates=templates, tracks=tracks)
-
-    def _exposures(self, chronology: Chronology) -> Array:
-        """[P, 3, 4] what brings a photo's own colours from the visit's light: affine_photo = exposure after appearance."""
-        light = np.vstack([chronology.appearance[-1].colour, [0, 0, 0, 1]])
-        inverse = np.linalg.pinv(light)
-        return np.array([(np.vstack([f.affine, [0, 0, 0, 1]]) @ inverse)[:3] for f in self.fits])
 
     def _quality(self, before: Sequence[ComparedView], after: Sequence[ComparedView]) -> dict[str, float]:
         def psnr(views: Sequence[ComparedView]) -> float:

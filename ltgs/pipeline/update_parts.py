@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,10 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltgs.core.chronology import Chronology, Event
+from ltgs.change.harmonise import ColourFit
+from ltgs.core.chronology import Appearance, Chronology, Event
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.se3 import rotation_angle_deg
 from ltgs.objects.associate import Match
+from ltgs.objects.hull import HullInstance
 
 Array = NDArray[np.float64]
 
@@ -46,3 +49,25 @@ def drawn_without(chronology: Chronology, time: int, touched: set[int]) -> Gauss
     for object_id in touched:
         keep &= state.object_ids != object_id
     return state.gaussians[keep].detach()
+
+
+def owner_of(
+    instance: HullInstance, standing: Sequence[tuple[int, Array, float, float]], own_radius: float
+) -> int | None:
+    """The object that an instance of new content is only a leftover of, if any.
+
+    Args:
+        standing: per object its id, centre [3], radius, and the largest leftover it may have (radius of the instance).
+        own_radius: distance of the centres, relative to the object's radius, up to which content is its leftover.
+    """
+    reach = float(np.quantile(np.linalg.norm(instance.points - instance.centroid, axis=1), 0.9))
+    for object_id, centre, radius, largest in standing:
+        if np.linalg.norm(instance.centroid - centre) < own_radius * radius and reach <= largest:
+            return object_id
+    return None
+
+
+def own_exposures(fits: Sequence[ColourFit], light: Appearance) -> Array:
+    """[P, 3, 4] what brings a photo's own colours from the visit's light: affine_photo = exposure after appearance."""
+    inverse = np.linalg.pinv(np.vstack([light.colour, [0, 0, 0, 1]]))
+    return np.array([(np.vstack([f.affine, [0, 0, 0, 1]]) @ inverse)[:3] for f in fits])
