@@ -154,7 +154,8 @@ class _Update:
         final = chronology.state_at(self.time)
         after = self._compare(final.gaussians, self._expected(chronology, final.object_ids))
         return VisitUpdate(
-            chronology, own_exposures(self.fits, chronology.appearance[-1]), self._quality(before, after), dict(METHOD), tuple(self.undecided),
+            chronology, own_exposures(self.fits, chronology.appearance[-1]), self._quality(before, after), dict(METHOD),
+            tuple(self.undecided),
             self.timing, tuple(before), tuple(after),
         )
 
