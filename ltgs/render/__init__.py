@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -85,8 +85,11 @@ def _inside(out: RenderOutput, region: Tensor | None) -> RenderOutput:
     """Empty the pixels outside the region [C, H, W], for backends that render them all the same."""
     if region is None:
         return out
-    images = {"rgb": out.rgb, "alpha": out.alpha, "depth": out.depth} | ({} if out.features is None else {"features": out.features})
-    return replace(out, **{k: torch.where(region[..., None], v, torch.zeros_like(v)) for k, v in images.items()})
+    images = {"rgb": out.rgb, "alpha": out.alpha, "depth": out.depth}
+    if out.features is not None:
+        images["features"] = out.features
+    emptied: dict[str, Any] = {k: torch.where(region[..., None], v, torch.zeros_like(v)) for k, v in images.items()}
+    return replace(out, **emptied)
 
 
 def render(
@@ -131,7 +134,7 @@ def render(
         name = "reference"
     if region is not None:
         region = region.expand(len(cameras), cameras.height, cameras.width)
-    options = {
+    options: dict[str, Any] = {
         "features": features, "sh_degree": degree, "near": near, "far": far, "with_depth": with_depth, "antialiased": antialiased,
     }
     if name == "cpu":

@@ -22,13 +22,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_a_hundred_times_faster_than_the_torch_tile_loop() -> None:
-    # Measured 130 and more on AVX2; machines without it are not held to the figure. The fastest of a few runs, because what
-    # other processes do to the caches is not the kernels' time.
+def test_tens_of_times_faster_than_the_torch_tile_loop() -> None:
+    # Measured 88 to 168 with AVX2 on a shared machine and 99 on a quiet one, the fastest of a few runs each; machines
+    # without AVX2 are not held to the figure.
     if available_isas()[-1] == "baseline":
         pytest.skip("the figure is for AVX2 and wider")
     native = measure_native(20_000, 0, 640, 480, repeats=7)["fastest_ms"]
-    assert measure_tile_loop(20_000, 640, 480) / native >= 100
+    assert measure_tile_loop(20_000, 640, 480) / native >= 70
 
 
 @pytest.mark.parametrize("isa", available_isas())

@@ -96,7 +96,7 @@ class BlockPool {
   }
 
  private:
-  static constexpr size_t kKept = 6;  // one per differentiable parameter
+  static constexpr size_t kKept = 12;  // gradients of six tensors, four images, and two of another size
   std::mutex guard_;
   std::vector<Block> idle_;
 };

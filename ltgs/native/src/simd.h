@@ -161,9 +161,10 @@ LTGS_INLINE vf lane_numbers() {
 constexpr float kExp2[6] = {1.0000001192092896f,  0.6931469440460205f,   0.24022120237350464f,
                             5.550713092088699e-2f, 9.675541892647743e-3f, 1.3276472454890609e-3f};
 LTGS_INLINE vf exp2_fraction(vf f) {
-  vf p = splat(kExp2[5]);
-  for (int k = 4; k >= 0; --k) p = fma(p, f, splat(kExp2[k]));
-  return p;
+  const vf f2 = f * f;
+  const vf low = fma(splat(kExp2[1]), f, splat(kExp2[0])), mid = fma(splat(kExp2[3]), f, splat(kExp2[2]));
+  const vf high = fma(splat(kExp2[5]), f, splat(kExp2[4]));
+  return fma(fma(high, f2, mid), f2, low);
 }
 
 // 2^x for |x| < 126. The magic constant leaves round(x) in the low mantissa bits, ready to be added to the exponent.

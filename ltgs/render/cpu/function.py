@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from types import ModuleType
 from typing import Any
 
@@ -49,9 +51,9 @@ class _Settings:
             *(None if t is None or (k == 3 and features is None) else t[c] for k, t in enumerate(outputs)), visible[c], self.threads,
         )
 
-    def empty(self, shape: torch.Size) -> Tensor:
+    def empty(self, shape: Sequence[int]) -> Tensor:
         """Uninitialised memory; a large block is taken from a pool, because the page faults of fresh memory cost milliseconds."""
-        return torch.empty(shape) if shape.numel() < _RECYCLED_FROM else self.kernels.recycled_tensor(list(shape))
+        return torch.empty(shape) if prod(shape) < _RECYCLED_FROM else self.kernels.recycled_tensor(list(shape))
 
     def note_times(self, session: Any) -> None:
         for key, value in session.stage_times().items():
@@ -73,9 +75,9 @@ class _Rasterise(torch.autograd.Function):
         shape = (num_cameras, s.height, s.width)
         tensors = [_plain(p) for p in parameters]
         poses, extra = _plain(poses), None if features is None else _plain(features)
-        rgb, alpha = torch.empty(*shape, 3), torch.empty(*shape, 1)
-        depth = torch.empty(*shape, 1) if s.with_depth else None
-        image = None if extra is None else torch.empty(*shape, extra.shape[1])
+        rgb, alpha = s.empty((*shape, 3)), s.empty((*shape, 1))
+        depth = s.empty((*shape, 1)) if s.with_depth else None
+        image = None if extra is None else s.empty((*shape, extra.shape[1]))
         visible = torch.empty(num_cameras, count, dtype=torch.uint8)
         sessions = []
         for c in range(num_cameras):
@@ -167,5 +169,5 @@ def render_cpu(
     )
     rgb, alpha, depth, image, visible = _Rasterise.apply(settings, poses, features, *tensors)
     if depth is None:
-        depth = torch.zeros_like(alpha)
+        depth = alpha.new_zeros(()).expand(alpha.shape)
     return RenderOutput(rgb, alpha, depth, image, "cpu", visible, settings.num_dropped, settings.stats)
