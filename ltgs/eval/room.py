@@ -43,7 +43,7 @@ def evaluate_room(
         InputError: the scene's photos are not those of the room.
     """
     room_from_scene = _align(scene, room)
-    scene_from_room = _inverse(room_from_scene)
+    scene_from_room = room_from_scene.inverse()
     chronology = scene.chronology
     return RoomEvaluation(
         room.name, min(chronology.num_times, room.num_times),
@@ -64,13 +64,6 @@ def _align(scene: Scene, room: Room) -> Similarity:
             f"{next(iter(truth), 'none')!r}). Reconstruct the room's photos/ folder first."
         )
     return align_cameras(ours, truth)
-
-
-def _inverse(similarity: Similarity) -> Similarity:
-    rotation = similarity.rotation.T
-    return Similarity(
-        1 / similarity.scale, rotation, -(rotation @ similarity.translation) / similarity.scale
-    )
 
 
 def _localisation(scene: Scene, room: Room, room_from_scene: Similarity) -> dict[str, float]:

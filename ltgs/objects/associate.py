@@ -48,7 +48,6 @@ class Match:
 
     object_id: int
     instance: HullInstance
-    instance_index: int
     hypothesis: PoseHypothesis
 
 
@@ -97,7 +96,7 @@ def match_instances(
     if gains.size:
         for row, column in zip(*linear_sum_assignment(-gains), strict=True):
             if gains[row, column] >= config.min_gain:
-                matches.append(Match(ids[row], instances[column], int(column), hypotheses[row, column]))
+                matches.append(Match(ids[row], instances[column], hypotheses[row, column]))
                 taken.add(int(column))
     return matches, [i for i in range(len(instances)) if i not in taken]
 

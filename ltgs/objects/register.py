@@ -164,21 +164,21 @@ def register_template(
     config = config or RegisterConfig()
     radius = template_radius(template)
 
-    def refined(starts: Sequence[Array], size_px: int, steps: int) -> list[tuple[Array, float]]:
-        crops = make_crops(views, instance, radius, size_px, config.cost.margin)
+    def refined(starts: Sequence[Array], crops: Sequence[Crop], steps: int) -> list[tuple[Array, float]]:
         found = [_refine(template, start, crops, radius, steps, config, backend) for start in starts]
         return sorted(found, key=lambda item: item[1])
 
     picks = _spread_best(sweep.starts, sweep.costs, config.num_scouted)
-    scouted = refined([sweep.starts[i] for i in picks], config.scout_px, config.scout_steps)
+    scout = make_crops(views, instance, radius, config.scout_px, config.cost.margin)
+    scouted = refined([sweep.starts[i] for i in picks], scout, config.scout_steps)
     poses = np.array([pose for pose, _ in scouted])
     best = _spread_best(poses, np.array([cost for _, cost in scouted]), config.num_refined, apart_deg=10.0)
-    final = refined([poses[i] for i in best], config.fine_px, config.steps)
+    fine = make_crops(views, instance, radius, config.fine_px, config.cost.margin)
+    final = refined([poses[i] for i in best], fine, config.steps)
     pose, cost = final[0]
     ambiguous = any(
         c < cost * config.symmetry_tie and rotation_angle_deg(p[:3, :3].T @ pose[:3, :3]) > 20 for p, c in final[1:]
     )
-    fine = make_crops(views, instance, radius, config.fine_px, config.cost.margin)
     covariance = _covariance(template, pose, fine, config, backend)
     return PoseHypothesis(pose, cost, empty_cost(fine, config.cost), covariance, ambiguous)
 

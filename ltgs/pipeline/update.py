@@ -267,7 +267,7 @@ class _Update:
                     {match.object_id: obj}, [match.instance], self._compare_with(kept, others), up=self._up(),
                     config=self.config.associate, register=self.config.register, rng=self.rng, backend=self.backend,
                 )
-                match = replace(again[0], instance_index=match.instance_index) if again else match
+                match = again[0] if again else match
             out.append(match)
         return out
 

@@ -25,6 +25,11 @@ class Similarity:
     rotation: Array
     translation: Array
 
+    def inverse(self) -> Similarity:
+        """The similarity that maps b back to a."""
+        back = self.rotation.T
+        return Similarity(1 / self.scale, back, -(back @ self.translation) / self.scale)
+
     def points(self, xyz: Array) -> Array:
         """Map [N, 3] points."""
         return self.scale * np.asarray(xyz, float) @ self.rotation.T + self.translation
