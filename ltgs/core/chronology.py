@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Literal
 
@@ -241,6 +241,22 @@ class Chronology:
             if self.templates[k].kind == "object":
                 origins[k] = pose[:3, 3]
         return SceneState(Gaussians.concatenate(parts), torch.cat(ids), self.appearance[time], origins)
+
+    def until(self, time: int) -> Chronology:
+        """The visits before `time` only, with templates as they are now; objects that came later are absent throughout.
+
+        Raises:
+            IndexError: `time` is not in 1..num_times.
+        """
+        self._check_time(time - 1)
+        tracks = {
+            k: ObjectTrack(
+                k, t.presence[:time], t.world_from_object[:time], t.pose_covariance[:time], t.registration_error[:time]
+            )
+            for k, t in self.tracks.items()
+        }
+        events = tuple(e for e in self.events if e.time < time)
+        return replace(self, tracks=tracks, appearance=self.appearance[:time], events=events)
 
     def _check_time(self, time: int) -> None:
         if not 0 <= time < self.num_times:

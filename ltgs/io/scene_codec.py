@@ -21,6 +21,7 @@ from ltgs.core.gaussians import FIELDS, Gaussians
 from ltgs.core.light_field import LightField
 from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
 from ltgs.errors import FormatError
+from ltgs.io.decisions_codec import decode_decisions, encode_decisions
 from ltgs.io.json_files import need, need_array, need_int, need_number
 from ltgs.io.manifest import BLOB_NAME
 
@@ -167,6 +168,7 @@ def _encode_visit(visit: VisitRecord) -> dict[str, Any]:
         "quality": {str(k): _number(v) for k, v in visit.quality.items()},
         "undecided": list(visit.undecided),
         "photos": [_encode_photo(p) for p in visit.photos],
+        **({} if visit.decisions is None else {"decisions": encode_decisions(visit.decisions)}),
     }
 
 
@@ -323,6 +325,7 @@ def _decode_visit(record: Any, timestep: int, timing: dict[str, float], body: Ma
         timing=timing,
         quality={k: float(_array(v, (), place)) for k, v in need(record, "quality", dict, place).items()},
         undecided=tuple(_strings(record, "undecided", place)),
+        decisions=decode_decisions(record["decisions"], place) if "decisions" in record else None,
     )
 
 

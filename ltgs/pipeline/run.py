@@ -245,6 +245,7 @@ class _Run:
         records = _with_exposures(records, update.exposures)
         method = {"poses": poses.method, "rasteriser": self.backend, **update.method}
         visit = self._record(found.capture, records, method, watch, quality, tuple(update.undecided))
+        visit = dataclasses.replace(visit, decisions=update.decisions)
         return dataclasses.replace(scene, chronology=update.chronology, visits=(*scene.visits, visit))
 
     def _record(
