@@ -12,7 +12,9 @@ from ltgs.objects.carve import CarveConfig
 from ltgs.objects.hull import HullConfig
 from ltgs.objects.register import RegisterConfig
 from ltgs.objects.templates import BuildConfig
+from ltgs.optim.complete import CompleteConfig
 from ltgs.optim.refine import RefineConfig
+from ltgs.pipeline.update_proofs import ProofConfig
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class UpdateConfig:
     refine: RefineConfig = field(default_factory=RefineConfig)
     light: LightConfig = field(default_factory=LightConfig)
     relight: RelightConfig = field(default_factory=RelightConfig)
+    complete: CompleteConfig = field(default_factory=CompleteConfig)
+    proof: ProofConfig = field(default_factory=ProofConfig)
     rounds: int = 2
     """Rounds of explaining what left and what came."""
     sure_views: float = 3.0
