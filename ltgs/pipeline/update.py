@@ -32,6 +32,7 @@ from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.refine import RefineItem, refine_visit
 from ltgs.pipeline.update_assemble import Decisions, assemble
 from ltgs.pipeline.update_config import UpdateConfig
+from ltgs.pipeline.update_learned import Learned
 from ltgs.pipeline.update_parts import KnownObject, drawn_without, own_exposures, owner_of
 from ltgs.poses.gauge import up_direction
 
@@ -95,9 +96,8 @@ def _unseen(chronology: Chronology) -> VisitUpdate:
         for k, t in chronology.tracks.items()
     }
     longer = replace(chronology, tracks=tracks, appearance=(*chronology.appearance, chronology.appearance[-1]))
-    return VisitUpdate(
-        longer, np.zeros((0, 3, 4)), {}, dict(METHOD), ("No photo of this visit was localised; nothing could be decided.",), {}
-    )
+    nothing = "No photo of this visit was localised; nothing could be decided."
+    return VisitUpdate(longer, np.zeros((0, 3, 4)), {}, dict(METHOD), (nothing,), {})
 
 
 class _Update:
@@ -122,6 +122,7 @@ class _Update:
         self.witnesses: list[Witness] | None = None
         self.first = self.old.state_at(0).gaussians.detach()
         self.earlier: dict[int, EarlierPhoto] = {}
+        self.learned = Learned(config.learned, config.compare.evidence)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -132,8 +133,8 @@ class _Update:
 
     def _compare(self, gaussians: Gaussians, expected: Tensor) -> list[ComparedView]:
         return compare(
-            gaussians, expected, self.shots, fits=self.fits, witnesses=self.witnesses, config=self.config.compare,
-            backend=self.backend,
+            gaussians, expected, self.shots, fits=self.fits, witnesses=self.witnesses, rescore=self.learned.rescore,
+            config=self.config.compare, backend=self.backend,
         )[0]
 
     def _lift(self, gaussians: Gaussians, views: Sequence[ComparedView], images: Sequence[NDArray[np.float32]]) -> Tensor:
@@ -142,7 +143,8 @@ class _Update:
     def run(self) -> VisitUpdate:
         with self._timed("change"):
             before, self.fits = compare(
-                self.gaussians, self.expected, self.shots, config=self.config.compare, backend=self.backend
+                self.gaussians, self.expected, self.shots, rescore=self.learned.rescore, config=self.config.compare,
+                backend=self.backend,
             )
             self.witnesses = self._ask_earlier(before)
             before = self._compare(self.gaussians, self.expected)
@@ -154,9 +156,8 @@ class _Update:
         final = chronology.state_at(self.time)
         after = self._compare(final.gaussians, self._expected(chronology, final.object_ids))
         return VisitUpdate(
-            chronology, own_exposures(self.fits, chronology.appearance[-1]), self._quality(before, after), dict(METHOD),
-            tuple(self.undecided),
-            self.timing, tuple(before), tuple(after),
+            chronology, own_exposures(self.fits, chronology.appearance[-1]), self._quality(before, after),
+            self.learned.method(METHOD), tuple(self.undecided), self.timing, tuple(before), tuple(after),
         )
 
     def _ask_earlier(self, views: Sequence[ComparedView]) -> list[Witness]:
@@ -234,6 +235,7 @@ class _Update:
                 num_outside = len(instances)
                 if len(known) > 1:
                     instances += hull_instances(inside, config=self.config.hull.in_hole())[: self.config.max_objects]
+                instances = self.learned.with_outlines(instances, views)
             taken = {m.object_id for m in matches}
             with self._timed("association"):
                 found, unmatched = match_instances(
@@ -365,9 +367,7 @@ class _Update:
                 known[object_id] = self._stored(object_id, left=False)
 
     def _stored(self, object_id: int, *, left: bool) -> KnownObject:
-        return KnownObject(
-            object_id, self.old.templates[object_id].gaussians, self.old.tracks[object_id].last_pose(), None, left
-        )
+        return KnownObject(object_id, self.old.templates[object_id].gaussians, self.old.tracks[object_id].last_pose(), None, left)
 
     def _refine(self, chronology: Chronology, items: Sequence[RefineItem], views: Sequence[ComparedView]) -> Chronology:
         if not items:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ltgs.change.compare import CompareConfig
+from ltgs.change.learned import LearnedConfig
 from ltgs.change.light import LightConfig
 from ltgs.objects.associate import AssociateConfig
 from ltgs.objects.carve import CarveConfig
@@ -26,6 +27,7 @@ class UpdateConfig:
     build: BuildConfig = field(default_factory=BuildConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
     light: LightConfig = field(default_factory=LightConfig)
+    learned: LearnedConfig = field(default_factory=LearnedConfig)
     rounds: int = 2
     """Rounds of explaining what left and what came."""
     sure_views: float = 3.0
