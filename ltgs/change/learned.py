@@ -19,6 +19,8 @@ from ltgs.errors import UsageError
 
 Image = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+_ROUNDING = 1e-5
+"""Cosine distances below this are rounding of single precision."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,9 @@ class LearnedConfig:
     share: float = 0.5
     """Weight of the feature cue next to the weight-free score; it hardly reacts to light but sees whole patches only."""
     level: float = 3.0
-    """Standard deviations of the feature distance that weigh as much as score 1, and most."""
+    """Standard deviations of the logarithmic feature distance that weigh as much as score 1, and most."""
     floor: float = 0.5
-    """Smallest standard deviation of the feature distance, relative to its median over the photo's unchanged pixels."""
+    """Smallest standard deviation of the logarithmic distance: unchanged pixels are taken to vary by a factor of 1.6 at least."""
     max_side: int = 1036
     """Long side of the images given to DINOv2, pixels: twice that of its last training stage (518)."""
     min_iou: float = 0.5
@@ -158,20 +160,21 @@ class LearnedCues:
 def feature_score(distance: Image, unchanged: Mask, *, config: LearnedConfig | None = None) -> Image:
     """[H, W] in [-1, 1], how far a feature distance stands out of the photo's own unchanged pixels; 1 weighs as much as score 1.
 
-    What distance to expect was not measured while the scene was trained: a photo's unchanged pixels are its own reference.
-    Negative where photo and render are more alike than usual. Bounded, because a patch beside a changed one differs too: features
-    confirm or doubt what the cues see pixel by pixel, alone they mark nothing.
+    What distance to expect was not measured while the scene was trained: a photo's unchanged pixels are its own reference, by the
+    median and spread of the distance's logarithm, since distances vary by factors: they are large wherever the render is a little
+    blurred. Negative where photo and render are more alike than usual. Bounded, because a patch beside a changed one differs too:
+    features confirm or doubt what the cues see pixel by pixel, alone they mark nothing.
 
     Args:
         distance: [H, W] cosine distances.
         unchanged: [H, W] known pixels without weight-free change; all pixels serve if hardly any is marked.
     """
     config = config or LearnedConfig()
-    reference = distance[unchanged] if unchanged.sum() >= 50 else distance.ravel()
-    median = float(np.median(reference))
-    # Distances have one side: the median itself bounds how little they vary. The last term is rounding of single precision.
-    std = max(robust_scale(reference - median), config.floor * median, 1e-4)
-    return np.clip((distance - median) / std / config.level, -1, 1).astype(np.float32)
+    logarithm = np.log(np.maximum(distance, 0) + _ROUNDING)
+    reference = logarithm[unchanged] if unchanged.sum() >= 50 else logarithm.ravel()
+    excess = logarithm - float(np.median(reference))
+    std = max(robust_scale(reference - float(np.median(reference))), config.floor)
+    return np.clip(excess / std / config.level, -1, 1).astype(np.float32)
 
 
 def combined_score(score: Image, features: Image, known: Mask, share: float) -> Image:
