@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from ltgs.change.compare import CompareConfig
 from ltgs.change.learned import LearnedConfig
 from ltgs.change.light import LightConfig
+from ltgs.change.relight import RelightConfig
 from ltgs.objects.associate import AssociateConfig
 from ltgs.objects.carve import CarveConfig
 from ltgs.objects.hull import HullConfig
@@ -28,6 +29,7 @@ class UpdateConfig:
     refine: RefineConfig = field(default_factory=RefineConfig)
     light: LightConfig = field(default_factory=LightConfig)
     learned: LearnedConfig = field(default_factory=LearnedConfig)
+    relight: RelightConfig = field(default_factory=RelightConfig)
     rounds: int = 2
     """Rounds of explaining what left and what came."""
     sure_views: float = 3.0
