@@ -36,6 +36,7 @@ from ltgs.optim.refine import RefineItem, refine_visit
 from ltgs.pipeline.update_assemble import Decisions, assemble
 from ltgs.pipeline.update_complete import complete_visit
 from ltgs.pipeline.update_config import UpdateConfig
+from ltgs.pipeline.update_learned import Learned
 from ltgs.pipeline.update_parts import UNSURE, KnownObject, drawn_without, expected_residuals, fit_quality, own_exposures, owner_of
 from ltgs.pipeline.update_proofs import existed, share_inside
 from ltgs.poses.gauge import up_direction
@@ -126,6 +127,7 @@ class _Update:
         self.first = self.old.state_at(0).gaussians.detach()
         self.earlier: dict[int, EarlierPhoto] = {}
         self.refused: list[Tensor] = []
+        self.learned = Learned(config.learned, config.compare.evidence)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -136,8 +138,8 @@ class _Update:
 
     def _compare(self, gaussians: Gaussians, expected: Tensor) -> list[ComparedView]:
         return compare(
-            gaussians, expected, self.shots, fits=self.fits, witnesses=self.witnesses, config=self.config.compare,
-            backend=self.backend,
+            gaussians, expected, self.shots, fits=self.fits, witnesses=self.witnesses, rescore=self.learned.rescore,
+            config=self.config.compare, backend=self.backend,
         )[0]
 
     def _lift(self, gaussians: Gaussians, views: Sequence[ComparedView], images: Sequence[NDArray[np.float32]]) -> Tensor:
@@ -157,7 +159,7 @@ class _Update:
         with self._timed("light"):
             chronology = self._relight(chronology, after)
         return VisitUpdate(
-            chronology, own_exposures(self.fits, chronology.appearance[-1]), fit_quality(before, after), dict(METHOD),
+            chronology, own_exposures(self.fits, chronology.appearance[-1]), fit_quality(before, after), self.learned.method(METHOD),
             tuple(self.undecided), self.timing, tuple(before), tuple(after), self.record.finish(chronology, self.time),
         )
 
@@ -167,7 +169,9 @@ class _Update:
 
     def before(self) -> list[ComparedView]:
         """The captures against the scene of the visit before; fits their light and asks the first visit's photos."""
-        before, self.fits = compare(self.gaussians, self.expected, self.shots, config=self.config.compare, backend=self.backend)
+        before, self.fits = compare(
+            self.gaussians, self.expected, self.shots, rescore=self.learned.rescore, config=self.config.compare, backend=self.backend
+        )
         self.witnesses = self._ask_earlier(before)
         return self._compare(self.gaussians, self.expected)
 
@@ -248,6 +252,7 @@ class _Update:
                 num_outside = len(instances)
                 if len(known) > 1:
                     instances += hull_instances(inside, config=self.config.hull.in_hole())[: self.config.max_objects]
+                instances = self.learned.with_outlines(instances, views)
                 self.record.seen_all(instances, num_outside)
             taken = {m.object_id for m in matches}
             with self._timed("association"):

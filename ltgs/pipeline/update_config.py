@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ltgs.change.compare import CompareConfig
+from ltgs.change.learned import LearnedConfig
 from ltgs.change.light import LightConfig
 from ltgs.change.relight import RelightConfig
 from ltgs.objects.associate import AssociateConfig
@@ -29,6 +30,7 @@ class UpdateConfig:
     build: BuildConfig = field(default_factory=BuildConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
     light: LightConfig = field(default_factory=LightConfig)
+    learned: LearnedConfig = field(default_factory=LearnedConfig)
     relight: RelightConfig = field(default_factory=RelightConfig)
     complete: CompleteConfig = field(default_factory=CompleteConfig)
     proof: ProofConfig = field(default_factory=ProofConfig)
