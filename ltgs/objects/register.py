@@ -197,6 +197,22 @@ def register_template(
     return PoseHypothesis(pose, cost, empty_cost(fine, config.cost), covariance, ambiguous)
 
 
+def gain_in_place(
+    template: Gaussians, pose: Array, views: Sequence[ComparedView], *, config: RegisterConfig | None = None, backend: str = "auto"
+) -> float | None:
+    """Share of the cost around an object that drawing it at a given pose [4, 4] explains; None if no view shows the place."""
+    config = config or RegisterConfig()
+    radius = template_radius(template)
+    points = template.means.double().numpy() @ pose[:3, :3].T + pose[:3, 3]
+    nowhere = tuple(np.zeros(v.mask.shape, bool) for v in views)
+    crops = make_crops(views, HullInstance(points, nowhere, len(views)), radius, config.fine_px, config.cost.margin)
+    if not crops:
+        return None
+    with torch.no_grad():
+        cost = float(pose_costs(template, torch.as_tensor(pose, dtype=torch.float32)[None], crops, config.cost, backend)[0])
+    return 1 - cost / max(empty_cost(crops, config.cost), 1e-12)
+
+
 def _start_rotations(last_rotation: Array, up: Array, config: RegisterConfig, rng: np.random.Generator) -> Array:
     """[R, 3, 3]: turned about the vertical from the last orientation, the same tipped over, and orientations from all of SO(3)."""
     falls, yaws = config.tipped
