@@ -31,7 +31,7 @@ class CostConfig:
     """Cost of a pixel about which nothing is known; between that of a fitting object (0.02) and of a wrong one (0.5)."""
     margin: float = 0.35
     """Crop border around the instance and the object relative to the object's size in the image."""
-    guess_discount: float = 0.7
+    guess_discount: float = 0.5
     """How much less a pixel costs that shows a guessed side of the object: its outline counts, its colours hardly."""
     shading_cells: int = 8
     """Cells per side of the crop, over which the brightness of an object may differ smoothly from its template's: a turned

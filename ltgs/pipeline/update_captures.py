@@ -21,6 +21,7 @@ from ltgs.core.gaussians import Gaussians
 from ltgs.core.progress import Progress, ProgressEvent
 from ltgs.core.scene import Scene
 from ltgs.core.views import ComparedView
+from ltgs.objects.hull import seen_empty
 from ltgs.optim.initialize import TrainingPhoto
 from ltgs.pipeline.update_config import UpdateConfig
 from ltgs.pipeline.update_learned import Learned
@@ -108,6 +109,11 @@ class VisitCaptures:
                 self.first, photo.camera, photo.rgb, exposures[index] if exposures is not None else None, backend=self.backend
             )
         return self.earlier[index]
+
+    def looked_through(self, points: Array) -> NDArray[np.int64]:
+        """[M] how many photos of the first visit saw something behind points [M, 3]."""
+        photos = [self.earlier_photo(i) for i in range(len(self.replay))]
+        return seen_empty(points, [p.camera for p in photos], [p.depth for p in photos])
 
     def first_exposures(self) -> list[Array] | None:
         """[3, 4] colour affine per replay photo, None if the replay photos are not the stored ones."""

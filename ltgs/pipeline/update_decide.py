@@ -18,7 +18,7 @@ from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match, match_instances
 from ltgs.objects.backing import Model, template_radius, with_backing
 from ltgs.objects.carve import VacatedSet, find_vacated, hole_masks
-from ltgs.objects.hull import HullInstance, hull_instances, seen_empty
+from ltgs.objects.hull import HullInstance, hull_instances
 from ltgs.objects.register import gain_in_place
 from ltgs.objects.templates import cut_out
 from ltgs.pipeline.update_assemble import Decisions
@@ -139,12 +139,10 @@ class Decider:
         """Instances that stand where the first visit's photos looked through."""
         if not self.visit.replay or not instances:
             return list(instances)
-        photos = [self.visit.earlier_photo(i) for i in range(len(self.visit.replay))]
-        cameras, depths = [p.camera for p in photos], [p.depth for p in photos]
         new = []
         for instance in instances:
             points = instance.points[self.visit.rng.permutation(len(instance.points))[:400]]
-            if np.median(seen_empty(points, cameras, depths)) >= self.visit.config.looked_through:
+            if np.median(self.visit.looked_through(points)) >= self.visit.config.looked_through:
                 new.append(instance)
             else:
                 self.visit.record.verdict(instance, "newly seen", reason="no earlier photo had looked through its place")

@@ -72,7 +72,11 @@ def test_a_wall_that_was_never_seen_is_completed_at_all_times_and_the_first_phot
     start = Chronology.initial(known)
     chronology = replace(start, appearance=(Appearance(), Appearance()))
     config = CompleteConfig(steps=60)
-    out = complete_visit(chronology, views, first, torch.full((len(known),), 9.0), config=config, build=BuildConfig())
+
+    def nowhere(points: np.ndarray) -> np.ndarray:
+        return np.zeros(len(points), np.int64)
+
+    out = complete_visit(chronology, views, first, torch.full((len(known),), 9.0), nowhere, config=config, build=BuildConfig())
     (k,) = out.templates
     assert out.templates[k].kind == "surface" and out.tracks[k].presence.tolist() == [Presence.UNKNOWN, Presence.PRESENT]
     assert len(out.lifted) == 0, "well seen Gaussians are not touched"
@@ -84,5 +88,5 @@ def test_a_wall_that_was_never_seen_is_completed_at_all_times_and_the_first_phot
 
     assert error(out.state_at(1).gaussians, 0.15) < 0.5 * error(known, 0.15), "a view between the photos gets better"
     rarely = replace(config, min_share=0.9)
-    same = complete_visit(chronology, views, first, None, config=rarely, build=BuildConfig())
+    same = complete_visit(chronology, views, first, None, nowhere, config=rarely, build=BuildConfig())
     assert same is chronology, "where little is open nothing is done"
