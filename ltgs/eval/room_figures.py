@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from ltgs.core.progress import Progress, silent
 from ltgs.data.rooms import Room
+from ltgs.eval.baselines import BaselineStates
 from ltgs.eval.report import mean_metrics
-from ltgs.eval.room_images import RoomView, object_region, region_psnr
+from ltgs.eval.room_images import RoomView, heldout_views, object_region, region_psnr
+from ltgs.poses.gauge import Similarity
 
 Figures = dict[str, float | None]
 Optional = float | None
@@ -60,6 +64,22 @@ def forgetting(after: Sequence[RoomView], before: Sequence[RoomView]) -> Figures
         first = [mean_metrics([v for v in views if v.time == 0])[metric] for views in (after, before)]
         out[name] = difference(first[0], first[1])
     return out
+
+
+def baseline_figures(
+    states: BaselineStates, room: Room, scene_from_room: Similarity, *, backend: str = "auto", progress: Progress = silent
+) -> Figures:
+    """The pictures of a baseline measured as a chronology's are, and its cost per later visit.
+
+    Its forgetting is that of the last scene, shown again at the first visit's held-out views.
+    """
+    views = heldout_views(states, room, scene_from_room, backend=backend, progress=progress)
+    again = heldout_views(replace(states, states=(states.first_again,)), room, scene_from_room, backend=backend)
+    return {
+        **picture_figures(views, room, min(states.num_times, room.num_times)), **forgetting(again, views),
+        "cpu_seconds_per_visit": mean_known(states.cpu_seconds[1:]),
+        "num_gaussians": mean_known([float(len(s.gaussians)) for s in states.states[1:]]),
+    }
 
 
 def mean_known(values: Sequence[Optional]) -> Optional:
