@@ -240,11 +240,12 @@ class _Run:
         if heldout:
             shown = update.chronology.state_at(t)
             quality["heldout_psnr"] = stages.mean_psnr(
-                shown.gaussians, heldout, backend=self.backend, appearance=shown.appearance
+                shown.lit(), heldout, backend=self.backend, appearance=shown.appearance
             )
         records = _with_exposures(records, update.exposures)
         method = {"poses": poses.method, "rasteriser": self.backend, **update.method}
         visit = self._record(found.capture, records, method, watch, quality, tuple(update.undecided))
+        visit = dataclasses.replace(visit, decisions=update.decisions)
         return dataclasses.replace(scene, chronology=update.chronology, visits=(*scene.visits, visit))
 
     def _record(

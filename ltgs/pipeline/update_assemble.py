@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ltgs.core.cameras import Camera
 from ltgs.core.chronology import Appearance, Chronology, Event, ObjectTrack, Presence, Template
+from ltgs.core.decisions import DecisionRecorder
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match
 from ltgs.objects.hull import HullInstance
@@ -33,6 +34,8 @@ class Decisions:
     """Captures against what is still in its place."""
     holes: Sequence[NDArray[np.bool_]]
     """Per view [H, W]: what departed objects left open."""
+    record: DecisionRecorder | None = None
+    """Is told the ids of new objects."""
 
 
 def assemble(
@@ -104,6 +107,8 @@ class _Assembly:
         gaussians, pose = build_template(
             instance, self.decisions.views, sh_degree=degree, config=self.build, rng=self.rng
         )
+        if self.decisions.record is not None:
+            self.decisions.record.verdict(instance, "new", k)
         self.templates[k] = Template(k, "object", gaussians, self.time)
         self.tracks[k] = ObjectTrack.start(k, self.time, pose)
         self.events.append(Event(self.time, "appeared", k, uncertain=instance.num_views < 2))
