@@ -8,7 +8,8 @@
     smaller, larger   the stored first visit scaled by 0.1 and by 10
     halved            later photos at half their size
     single            one photo per later visit
-    repeated          the last visit again and again after the others: nothing may be reported, cost must stay flat
+    repeated          the last visit again and again after the others, each time slightly brighter or darker: nothing may be
+                      reported, cost must stay flat
     nothing_changed   held-out photos of the first visit as a visit of its own
     light_only        the same photos in an evening light
     other_place       photos of another place: none may be placed
@@ -156,7 +157,11 @@ def repeated(bench: Bench) -> Row:
     last = bench.folders[-1]
     day = date.fromisoformat(last.name)
     dates = [day + timedelta(days=k + 1) for k in range(max(2, bench.repeats - len(bench.folders)))]
-    folders = [copied(last, bench.work / "photos" / "repeated" / d.isoformat()) for d in dates]
+    # Exposures of their own keep the store from recognising the same photos, which would make these visits cost nothing on disk.
+    exposures = [2 ** (0.03 * (k % 5 - 2)) for k in range(len(dates))]
+    folders = [
+        relit(last, bench.work / "photos" / "repeated" / d.isoformat(), (e, e, e)) for d, e in zip(dates, exposures, strict=True)
+    ]
     spent = add_visits(bench.work / "repeated", folders)
     store = SceneStore.open(bench.work / "repeated")
     scene = store.load()
