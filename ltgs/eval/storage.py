@@ -45,10 +45,13 @@ def visit_bytes(store: SceneStore, scene: Scene) -> tuple[VisitBytes, ...]:
 
 
 def _written(store: SceneStore) -> Mapping[int, int]:
-    """Time to bytes of the commit that stored it first, from the log."""
+    """Time to bytes of the commit that added it, from the log; corrections of stored visits do not count."""
     out: dict[int, int] = {}
+    before = 0
     for entry in store.read_log():
         size, count = entry.get("bytes"), entry.get("num_times")
         if entry.get("event") == "commit" and isinstance(size, int) and isinstance(count, int):
-            out.setdefault(count - 1, size)
+            if count > before:
+                out[count - 1] = size
+            before = count
     return out

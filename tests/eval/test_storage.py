@@ -62,6 +62,23 @@ def test_every_visit_costs_what_it_wrote(tmp_path: Path) -> None:
     assert costs[2].written is not None and image[2] < costs[2].written < image[2] + 5000
 
 
+def test_only_the_commit_that_added_a_visit_counts(tmp_path: Path) -> None:
+    """A correction of a stored visit, and a visit that was cut off and made anew, now without a photo."""
+    store = SceneStore.create(tmp_path / "scene")
+    first = Scene(Chronology.initial(gaussians(100)), (visit(store, 0),))
+    store.commit(first)
+    longer = replace(first, chronology=replace(first.chronology, appearance=(Appearance(),) * 2), visits=(*first.visits, visit(store, 1)))
+    store.commit(longer)
+    (before,) = (c.written for c in visit_bytes(store, longer)[1:])
+    store.commit(replace(longer, chronology=replace(longer.chronology, metres_per_unit=2.0)))
+    assert visit_bytes(store, longer)[1].written == before
+    store.commit(first)
+    other = replace(longer, visits=(*first.visits, replace(longer.visits[1], photos=())))
+    store.commit(other)
+    again = visit_bytes(store, other)[1].written
+    assert again is not None and before is not None and again < before / 2
+
+
 def test_a_log_that_does_not_say_gives_none(tmp_path: Path) -> None:
     store = SceneStore.create(tmp_path / "scene")
     scene = Scene(Chronology.initial(gaussians(10)), (visit(store, 0),))
