@@ -143,20 +143,23 @@ def _shell(
     colour_sum, weight_sum, front_in = np.zeros((len(points), 3)), np.zeros(len(points)), np.zeros(len(points), bool)
     for view, mask in zip(views, instance.pixels, strict=True):
         uv, depth = project(view.camera, points)
-        columns = np.clip(uv[:, 0], 0, view.camera.width - 1).astype(int)
-        rows = np.clip(uv[:, 1], 0, view.camera.height - 1).astype(int)
+        shown = in_image(view.camera, uv, depth)
+        if not shown.any():
+            continue
+        columns, rows, depth = uv[shown, 0].astype(int), uv[shown, 1].astype(int), depth[shown]
         front = np.full(mask.shape, np.inf)
         np.minimum.at(front, (rows, columns), depth)
         # The samples are sparse; the nearest one around a pixel hides what is behind it.
-        reach = max(3, 2 * int(0.5 * voxel * view.camera.K[0, 0] / max(float(np.median(depth)), 1e-9)) + 3)
+        spacing_px = voxel * view.camera.K[0, 0] / float(np.median(depth))
+        reach = 2 * int(np.clip(0.5 * spacing_px, 1, 0.02 * max(mask.shape))) + 1
         near = depth <= cv2.erode(front, np.ones((reach, reach))).astype(float)[rows, columns] + 1.5 * voxel
         inside = mask[rows, columns]
-        front_in |= near & inside
+        front_in[shown] |= near & inside
         weight = np.where(near, 1.0, 0.05) * np.where(inside, 1.0, 0.02)
-        colour_sum += weight[:, None] * unlight(view, view.photo[rows, columns].astype(float), rows, columns)
-        weight_sum += weight
+        colour_sum[shown] += weight[:, None] * unlight(view, view.photo[rows, columns].astype(float), rows, columns)
+        weight_sum[shown] += weight
     colours = colour_sum / np.maximum(weight_sum, 1e-9)[:, None]
-    index = np.flatnonzero(front_in) if front_in.sum() >= 8 else np.arange(len(points))
+    index = np.flatnonzero(front_in) if front_in.sum() >= 8 else np.flatnonzero(weight_sum > 0)
     if len(index) > config.max_seeds:
         index = np.sort(rng.choice(index, config.max_seeds, replace=False))
     return points[index], colours[index], voxel
