@@ -62,9 +62,8 @@ def write_room(model: RoomModel, out: Path, config: WriteConfig) -> list[Path]:
     for time, visit in enumerate(model.visits):
         parts = _place(model, visit, textures)
         states.append(parts)
-        baked = bake(
-            parts, model.lamps, model.ambient, config=config.render, rng=np.random.default_rng([config.seed, 3, time])
-        )
+        lamps, ambient = visit.light.lamps or model.lamps, visit.light.ambient or model.ambient
+        baked = bake(parts, lamps, ambient, config=config.render, rng=np.random.default_rng([config.seed, 3, time]))
         mine = [s for s in shots if s.time == time]
         for number, shot in enumerate(mine):
             picture = render_photo(baked, shot.camera, visit.light.gain(), supersample=config.render.supersample)
@@ -86,9 +85,7 @@ def _shots(model: RoomModel, config: WriteConfig) -> list[_Shot]:
     K = np.array([[focal, 0, config.width / 2], [0, focal, config.height / 2], [0, 0, 1]])
     shots, number = [], 0
     for time, visit in enumerate(model.visits):
-        roles = [("train" if time == 0 else "update", p) for p in visit.photo_poses] + [
-            ("test", p) for p in visit.test_poses
-        ]
+        roles = [("train" if time == 0 else "update", p) for p in visit.photo_poses] + [("test", p) for p in visit.test_poses]
         for role, pose in roles:
             number += 1
             name = f"{visit.date}/IMG_{number:04d}.jpg"
@@ -145,9 +142,7 @@ def _moved_parts(now: Sequence[Part], then: Sequence[Part]) -> set[int]:
     """Ids of objects whose pose or presence differs between two states."""
     poses = [{p.object_id: p.world_from_local for p in parts if p.object_id} for parts in (now, then)]
     return {
-        i
-        for i in poses[0].keys() | poses[1].keys()
-        if i not in poses[0] or i not in poses[1] or not np.allclose(poses[0][i], poses[1][i])
+        i for i in poses[0].keys() | poses[1].keys() if i not in poses[0] or i not in poses[1] or not np.allclose(poses[0][i], poses[1][i])
     }
 
 
@@ -265,9 +260,7 @@ def _events(model: RoomModel, time: int) -> list[dict[str, Any]]:
             old, new = world_from_object(thing, before[name]), world_from_object(thing, now[name])
             turn = rotation_angle_deg((new @ invert_rigid(old))[:3, :3])
             shift = float(np.linalg.norm(new[:3, 3] - old[:3, 3]))
-            events.append(
-                {"type": "moved", "object": name, "translation_m": round(shift, 4), "rotation_deg": round(turn, 2)}
-            )
+            events.append({"type": "moved", "object": name, "translation_m": round(shift, 4), "rotation_deg": round(turn, 2)})
     return events
 
 
