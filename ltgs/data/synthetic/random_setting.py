@@ -102,7 +102,8 @@ def _table_decor(rng: np.random.Generator, w: float, wall_y: float, z: float) ->
 
 def _book_row(rng: np.random.Generator, span: tuple[float, float], back_y: float, z: float) -> list[Piece]:
     """Upright books side by side from span[0] to at most span[1], backs at `back_y`."""
-    x, pieces = span[0], []
+    x = span[0]
+    pieces: list[Piece] = []
     while True:
         t, d, h = (round(float(rng.uniform(*r)), 3) for r in ((0.025, 0.06), (0.12, 0.16), (0.17, 0.26)))
         if x + t > span[1]:
@@ -150,8 +151,8 @@ def _pictures(rng: np.random.Generator, wall_y: float, table_z: float, frame: Pa
         for y in (-0.3, -1.5):
             w, h = (round(float(rng.uniform(0.75, 1.1)), 3) for _ in range(2))
             print_ = paint.poster(draw_palette(rng))
-            faces = (print_,) if side > 0 else (frame, print_, frame)
-            pieces.append(Piece(Box((0.02, w, h)), faces, (side * (ROOM_M[0] / 2 - 0.01), y, 1.35), texels_per_m=420))
+            sides = (print_,) if side > 0 else (frame, print_, frame)
+            pieces.append(Piece(Box((0.02, w, h)), sides, (side * (ROOM_M[0] / 2 - 0.01), y, 1.35), texels_per_m=420))
     return pieces
 
 
