@@ -63,7 +63,9 @@ def _furniture(rng: np.random.Generator) -> tuple[Piece, ...]:
         (-0.2, 0.92, 0.5, 0.34, PASTEL),
         (0.45, 0.95, 0.44, 0.4, NIGHT),
     ):
-        pieces.append(Piece(Box((w, 0.02, h)), (dark, dark, paint.poster(palette), dark), (x, WALL_Y - 0.01, z), texels_per_m=620))
+        pieces.append(
+            Piece(Box((w, 0.02, h)), (dark, dark, paint.poster(palette), dark), (x, WALL_Y - 0.01, z), texels_per_m=620)
+        )
     for side, y, z, w, h, palette in (
         (-1, -0.3, 1.3, 0.9, 1.1, BRIGHT),
         (-1, -1.5, 1.4, 0.7, 0.9, PASTEL),

@@ -209,7 +209,9 @@ class Sphere:
 
     def points(self, face: int, uv: Array) -> tuple[Array, Array]:
         longitude, polar = (uv[:, 0] - 0.5) * 2 * np.pi, uv[:, 1] * np.pi
-        normal = np.stack([np.sin(polar) * np.cos(longitude), np.sin(polar) * np.sin(longitude), np.cos(polar)], -1).astype(np.float32)
+        normal = np.stack(
+            [np.sin(polar) * np.cos(longitude), np.sin(polar) * np.sin(longitude), np.cos(polar)], -1
+        ).astype(np.float32)
         return normal * np.float32(self.radius), normal
 
     def face_size(self, face: int) -> tuple[float, float]:

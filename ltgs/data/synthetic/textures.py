@@ -81,7 +81,9 @@ def wear(image: Image, rng: np.random.Generator, *, strength: float = 1.0, speck
     return out
 
 
-def write_words(image: Image, rng: np.random.Generator, box: tuple[int, int, int, int], colour: Colour, *, height: int) -> None:
+def write_words(
+    image: Image, rng: np.random.Generator, box: tuple[int, int, int, int], colour: Colour, *, height: int
+) -> None:
     """Fill the rectangle (x0, y0, x1, y1) of `image` with lines of words `height` pixels tall, in place."""
     x0, y0, x1, y1 = box
     y = y0 + height
@@ -133,7 +135,9 @@ def wallpaper(ground: Colour, inks: tuple[Colour, ...]) -> Painter:
     """Loose botanical pattern: stems with leaves and blossoms, every one different."""
 
     def paint(w: int, h: int, rng: np.random.Generator) -> Image:
-        out = to_image(blend(ground, tuple(int(c * 0.9) for c in ground), fractal_noise(h, w, rng, cells=(4, 4 * w / h))))
+        out = to_image(
+            blend(ground, tuple(int(c * 0.9) for c in ground), fractal_noise(h, w, rng, cells=(4, 4 * w / h)))
+        )
         for _ in range(int(h * w / 2600)):
             ink = np.asarray(inks[int(rng.integers(len(inks)))], float) * rng.uniform(0.75, 1.2)
             colour = tuple(float(c) for c in np.clip(ink, 0, 255))
@@ -142,7 +146,9 @@ def wallpaper(ground: Colour, inks: tuple[Colour, ...]) -> Painter:
                 step = np.deg2rad(angle)
                 x, y = x + 11 * size * np.cos(step), y + 11 * size * np.sin(step)
                 axes = (max(int(10 * size), 1), max(int(3.5 * size), 1))
-                cv2.ellipse(out, (int(x), int(y)), axes, angle + (50 if leaf % 2 else -50), 0, 360, colour, -1, cv2.LINE_AA)
+                cv2.ellipse(
+                    out, (int(x), int(y)), axes, angle + (50 if leaf % 2 else -50), 0, 360, colour, -1, cv2.LINE_AA
+                )
                 angle += rng.uniform(-35, 35)
             if rng.random() < 0.35:
                 light = tuple(min(255.0, c * 1.35) for c in colour)
@@ -160,7 +166,9 @@ def poster(palette: tuple[Colour, ...], *, text_height: int = 26) -> Painter:
         out = to_image(blend(palette[0], palette[1], fractal_noise(h, w, rng, cells=(2, 2))))
         extent = min(h, w)
         for i in range(46):
-            colour = tuple(float(np.clip(c * rng.uniform(0.7, 1.25), 0, 255)) for c in palette[int(rng.integers(1, len(palette)))])
+            colour = tuple(
+                float(np.clip(c * rng.uniform(0.7, 1.25), 0, 255)) for c in palette[int(rng.integers(1, len(palette)))]
+            )
             x, y, size = rng.uniform(0, w), rng.uniform(0, h), extent * rng.uniform(0.03, 0.24) * (1.25 - i / 46)
             kind = int(rng.integers(4))
             if kind == 0:
@@ -217,7 +225,9 @@ def label(ground: Colour, inks: tuple[Colour, ...], *, text_height: int = 22) ->
     """A product label: bands, badges and print around the whole width."""
 
     def paint(w: int, h: int, rng: np.random.Generator) -> Image:
-        out = to_image(blend(ground, tuple(min(255, int(c * 1.15)) for c in ground), fractal_noise(h, w, rng, cells=(3, 6))))
+        out = to_image(
+            blend(ground, tuple(min(255, int(c * 1.15)) for c in ground), fractal_noise(h, w, rng, cells=(3, 6)))
+        )
         for y in np.sort(rng.integers(0, h, 5)):
             ink = tuple(float(c) for c in inks[int(rng.integers(len(inks)))])
             cv2.rectangle(out, (0, int(y)), (w, int(y) + int(rng.integers(3, max(h // 9, 5)))), ink, -1)
@@ -227,7 +237,9 @@ def label(ground: Colour, inks: tuple[Colour, ...], *, text_height: int = 22) ->
             radius = int(rng.uniform(0.06, 0.2) * h)
             points = [
                 (centre[0] + r * np.cos(a), centre[1] + r * np.sin(a))
-                for k, a in enumerate(np.linspace(0, 2 * np.pi, int(rng.integers(8, 19)), endpoint=False) + rng.uniform(0, 6))
+                for k, a in enumerate(
+                    np.linspace(0, 2 * np.pi, int(rng.integers(8, 19)), endpoint=False) + rng.uniform(0, 6)
+                )
                 for r in [radius * (1.0 if k % 2 else rng.uniform(0.45, 0.8))]
             ]
             cv2.fillPoly(out, [np.asarray(points, np.int32)], ink, cv2.LINE_AA)
@@ -252,9 +264,13 @@ def rug(palette: tuple[Colour, ...]) -> Painter:
             inset += thickness
         for _ in range(int(h * w / 1500)):
             x, y, size = int(rng.integers(w)), int(rng.integers(h)), rng.uniform(4, 26)
-            colour = tuple(float(np.clip(c * rng.uniform(0.8, 1.2), 0, 255)) for c in palette[int(rng.integers(len(palette)))])
+            colour = tuple(
+                float(np.clip(c * rng.uniform(0.8, 1.2), 0, 255)) for c in palette[int(rng.integers(len(palette)))]
+            )
             points = np.array([[x, y - size], [x + size * 0.7, y], [x, y + size], [x - size * 0.7, y]]).astype(np.int32)
-            cv2.polylines(out, [points], True, colour, 2, cv2.LINE_AA) if size > 12 else cv2.fillPoly(out, [points], colour, cv2.LINE_AA)
+            cv2.polylines(out, [points], True, colour, 2, cv2.LINE_AA) if size > 12 else cv2.fillPoly(
+                out, [points], colour, cv2.LINE_AA
+            )
         weave = rng.random((h, w), dtype=np.float32) * 0.16 + 0.92
         weave[::3] *= 0.93
         return wear(to_image(out.astype(np.float32) * weave[..., None]), rng, strength=0.5)
@@ -278,7 +294,9 @@ def globe(sea: Colour, land: Colour) -> Painter:
             cv2.line(image, (0, i * h // 9), (w, i * h // 9), (70, 60, 60), 1, cv2.LINE_AA)
         for _ in range(70):
             place = (int(rng.integers(w)), int(rng.integers(h // 6, 5 * h // 6)))
-            cv2.putText(image, WORDS[int(rng.integers(len(WORDS)))], place, FONTS[0], 0.45, (30, 26, 30), 1, cv2.LINE_AA)
+            cv2.putText(
+                image, WORDS[int(rng.integers(len(WORDS)))], place, FONTS[0], 0.45, (30, 26, 30), 1, cv2.LINE_AA
+            )
             cv2.circle(image, place, 3, (190, 40, 36), -1, cv2.LINE_AA)
         return wear(image, rng, strength=0.5)
 

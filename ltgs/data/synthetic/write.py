@@ -85,7 +85,9 @@ def _shots(model: RoomModel, config: WriteConfig) -> list[_Shot]:
     K = np.array([[focal, 0, config.width / 2], [0, focal, config.height / 2], [0, 0, 1]])
     shots, number = [], 0
     for time, visit in enumerate(model.visits):
-        roles = [("train" if time == 0 else "update", p) for p in visit.photo_poses] + [("test", p) for p in visit.test_poses]
+        roles = [("train" if time == 0 else "update", p) for p in visit.photo_poses] + [
+            ("test", p) for p in visit.test_poses
+        ]
         for role, pose in roles:
             number += 1
             name = f"{visit.date}/IMG_{number:04d}.jpg"
@@ -142,7 +144,9 @@ def _moved_parts(now: Sequence[Part], then: Sequence[Part]) -> set[int]:
     """Ids of objects whose pose or presence differs between two states."""
     poses = [{p.object_id: p.world_from_local for p in parts if p.object_id} for parts in (now, then)]
     return {
-        i for i in poses[0].keys() | poses[1].keys() if i not in poses[0] or i not in poses[1] or not np.allclose(poses[0][i], poses[1][i])
+        i
+        for i in poses[0].keys() | poses[1].keys()
+        if i not in poses[0] or i not in poses[1] or not np.allclose(poses[0][i], poses[1][i])
     }
 
 
@@ -260,7 +264,9 @@ def _events(model: RoomModel, time: int) -> list[dict[str, Any]]:
             old, new = world_from_object(thing, before[name]), world_from_object(thing, now[name])
             turn = rotation_angle_deg((new @ invert_rigid(old))[:3, :3])
             shift = float(np.linalg.norm(new[:3, 3] - old[:3, 3]))
-            events.append({"type": "moved", "object": name, "translation_m": round(shift, 4), "rotation_deg": round(turn, 2)})
+            events.append(
+                {"type": "moved", "object": name, "translation_m": round(shift, 4), "rotation_deg": round(turn, 2)}
+            )
     return events
 
 
