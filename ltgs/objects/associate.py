@@ -15,7 +15,15 @@ from ltgs.core.decisions import DecisionRecorder
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.hull import HullInstance
-from ltgs.objects.register import PoseHypothesis, RegisterConfig, Sweep, register_template, sweep_template, template_radius
+from ltgs.objects.register import (
+    PoseHypothesis,
+    RegisterConfig,
+    Sweep,
+    compare_turns,
+    register_template,
+    sweep_template,
+    template_radius,
+)
 
 log = logging.getLogger("ltgs.objects")
 Array = NDArray[np.float64]
@@ -91,13 +99,16 @@ def match_instances(
     for row, column in _promising({k: s.gain for k, s in sweeps.items()}, config):
         candidate = known[ids[row]]
         hypothesis = register_template(
-            candidate.template, views, instances[column], sweeps[row, column], up=up, config=register, backend=backend
+            candidate.template, views, instances[column], sweeps[row, column], config=register, backend=backend
         )
         hypotheses[row, column] = hypothesis
         gains[row, column] = hypothesis.gain
         log.info("object %d against instance %d: sweep %.3f, gain %.3f", ids[row], column, sweeps[row, column].gain, hypothesis.gain)
     matches, taken, chosen = [], set(), []
     for row, column in _assign(gains, instances, config):
+        hypotheses[row, column] = compare_turns(
+            known[ids[row]].template, views, instances[column], hypotheses[row, column], up=up, config=register, backend=backend
+        )
         matches.append(Match(ids[row], instances[column], hypotheses[row, column]))
         taken.add(column)
         chosen.append((row, column))
