@@ -216,9 +216,15 @@ class DecisionRecorder:
             if chronology.templates[k].kind == "object" and chronology.tracks[k].presence[time - 1] != Presence.ABSENT
         }
         linked = [replace(test, object_id=_owner(points, test.radius, clouds)) for test, points in self._removals]
-        refused = sorted((t for t in linked if not t.taken), key=lambda t: -t.num_gaussians)[: self.max_refused]
+        # The same set is often tried again in a later pass; the last word counts.
+        once = {(t.centre, t.num_gaussians): t for t in linked if not t.taken}
+        refused = sorted(once.values(), key=lambda t: -t.num_gaussians)[: self.max_refused]
         kept = tuple(t for t in linked if t.taken or any(t is r for r in refused))
-        return DecisionRecord(kept, tuple(self._pairs), tuple(self._instances))
+        instances = tuple(
+            replace(i, reason="no known object fits into the hole") if i.verdict == "open" and i.in_hole else i
+            for i in self._instances
+        )
+        return DecisionRecord(kept, tuple(self._pairs), instances)
 
 
 def _why_not(
@@ -232,7 +238,7 @@ def _why_not(
     if found is None:
         return "not refined: no rotation of the sweep comes close to what other pairs explain"
     if found.gain < needed:
-        return f"explains {found.gain:.2f} of what differs, {needed:.2f} are needed"
+        return f"explains {100 * found.gain:.0f}% of what differs, {100 * needed:.0f}% are needed"
     return "another assignment explains more"
 
 

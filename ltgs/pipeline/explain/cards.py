@@ -14,7 +14,7 @@ from ltgs.pipeline.info import visit_title
 _LIFE = {Presence.PRESENT: ("■", "present"), Presence.ABSENT: ("·", "absent"), Presence.UNKNOWN: ("?", "unknown")}
 _VERDICTS = {
     "leftover": "error of an object next to it", "newly seen": "seen for the first time, perhaps not new", "dropped": "too weak",
-    "open": "inside a hole, no known object fits",
+    "open": "what a departed object had hidden",
 }
 
 
@@ -38,8 +38,8 @@ def _object_card(e: Explanation, facts: ObjectFacts) -> str:
     return (
         f'<article class="card obj" id="object-{facts.object_id}" style="--own:{css_colour(object_colour(facts.object_id))}">'
         f'<div class="top"><h3>Object {facts.object_id} {kinds}</h3>{"".join(badges)}</div>'
-        f'<div class="split"><div>{_facts(e, facts)}{reasons}</div><div>{_crops(e.crops.get(facts.object_id, ()))}</div></div>'
-        f"<div>{_candidates(e, facts)}</div></article>"
+        f'<div class="split"><div>{_facts(e, facts)}</div><div>{reasons}</div></div>'
+        f"<div>{_crops(e.crops.get(facts.object_id, ()))}{_candidates(e, facts)}</div></article>"
     )
 
 
@@ -122,7 +122,7 @@ def _pair_row(pair: PairTest) -> str:
 def _gain(value: float | None) -> str:
     if value is None:
         return "–"
-    return f'<span class="bar"><i style="--v:{100 * min(max(value, 0), 1):.0f}%"></i></span>{value:.2f}'
+    return f'<span class="bar"><i style="--v:{100 * min(max(value, 0), 1):.0f}%"></i></span>{percent(value)}'
 
 
 def _removal_table(tests: Sequence[RemovalTest]) -> str:
@@ -154,9 +154,13 @@ def other_cards(e: Explanation) -> str:
         facts = f"{i.area_px:,} changed pixels in {i.num_views} photo{'s' if i.num_views != 1 else ''} · {text(i.stage)}"
         out.append(
             f'<article class="card" id="content-{i.number}"><h3>#{i.number}<span>{_verdict(i)}</span></h3>{crop}'
-            f'<p>{text(i.reason)}</p><p class="soft">{facts}</p>{_tried(e, i)}</article>'
+            f'<p>{_sentence(i.reason)}</p><p class="soft">{facts}</p>{_tried(e, i)}</article>'
         )
     return "".join(out)
+
+
+def _sentence(reason: str) -> str:
+    return f"{text(reason[:1].upper() + reason[1:])}." if reason else ""
 
 
 def _verdict(instance: InstanceVerdict) -> str:
@@ -172,11 +176,11 @@ def _tried(e: Explanation, instance: InstanceVerdict) -> str:
     best = max(pairs, key=lambda p: (p.gain is not None, p.gain or 0, p.sweep_gain if p.sweep_gain is not None else -99))
     if best.gain is not None:
         words = f"object {best.object_id} explains {percent(best.gain)}"
-    elif best.sweep_gain is not None:
+    elif best.sweep_gain is not None and best.sweep_gain > 0:
         words = f"object {best.object_id} explains {percent(best.sweep_gain)} in the sweep"
     else:
-        words = "too small for any of them"
-    return f'<p class="soft">{len(pairs)} known object{"s" if len(pairs) != 1 else ""} tried; best: {words}.</p>'
+        words = "none comes close"
+    return f'<p class="soft">{len(pairs)} known object{"s" if len(pairs) != 1 else ""} tried: {words}.</p>'
 
 
 def refused_cards(e: Explanation) -> str:
@@ -190,6 +194,6 @@ def refused_cards(e: Explanation) -> str:
         owner = f"part of object {t.object_id}" if t.object_id else "part of the place"
         out.append(
             f'<article class="card"><h3>{t.num_gaussians:,} Gaussians<span>{owner} · {text(t.stage)}</span></h3>{crop}'
-            f"<p>{text(t.reason[:1].upper() + t.reason[1:])}.</p><p>{_scores(t)}</p></article>"
+            f"<p>{_sentence(t.reason)}</p><p>{_scores(t)}</p></article>"
         )
     return "".join(out)

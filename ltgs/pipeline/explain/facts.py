@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ltgs.core.chronology import Chronology, Event, Presence
-from ltgs.core.decisions import DecisionRecord, PairTest, RemovalTest
+from ltgs.core.decisions import DecisionRecord, InstanceVerdict, PairTest, RemovalTest
 from ltgs.core.scene import PhotoRecord, Scene
 from ltgs.core.se3 import so3_log
 from ltgs.objects.register import template_radius
@@ -125,9 +125,9 @@ def _sigma(covariance: Array, direction: Array) -> float:
         return float("nan")
     length = float(np.linalg.norm(direction))
     if length < 1e-9:
-        return float(np.sqrt(max(np.linalg.eigvalsh(covariance)[-1], 0)))
+        return float(np.sqrt(max(float(np.linalg.eigvalsh(covariance)[-1]), 0.0)))
     unit = direction / length
-    return float(np.sqrt(max(unit @ covariance @ unit, 0)))
+    return float(np.sqrt(max(float(unit @ covariance @ unit), 0.0)))
 
 
 def _up(scene: Scene) -> Array:
@@ -170,15 +170,16 @@ def reasons(record: DecisionRecord, object_id: int, *, left: bool, came: bool) -
     if chosen:
         yield _match_sentence(chosen[-1], pairs)
     elif came:
-        yield from (_new_sentence(i.number, i.num_views, pairs) for i in record.instances
-                    if i.object_id == object_id and i.verdict == "new")
+        elsewhere = {p.object_id for p in record.pairs if p.chosen}
+        yield from (_new_sentence(i, pairs, elsewhere) for i in record.instances if i.object_id == object_id and i.verdict == "new")
     elif left:
         yield _gone_sentence(own)
 
 
 def percent(share: float) -> str:
-    """A share in words: "25 %"."""
-    return f"{100 * share:.0f} %"
+    """A share in words: "25%", with a real minus sign."""
+    words = f"{100 * share:.0f}%"
+    return "0%" if words == "-0%" else words.replace("-", "−")
 
 
 def _removal_sentence(test: RemovalTest) -> str:
@@ -200,14 +201,19 @@ def _match_sentence(pair: PairTest, pairs: Iterable[PairTest]) -> str:
     return words + ". So it is this object."
 
 
-def _new_sentence(number: int, num_views: int, pairs: Iterable[PairTest]) -> str:
-    tried = [p for p in pairs if p.instance == number]
-    seen = f"Content #{number} is seen in {num_views} photo{'s' if num_views != 1 else ''}"
+def _new_sentence(content: InstanceVerdict, pairs: Iterable[PairTest], elsewhere: Collection[int]) -> str:
+    """Args: elsewhere: objects found again at other content."""
+    tried = [p for p in pairs if p.instance == content.number]
+    seen = f"Content #{content.number} is seen in {content.num_views} photo{'s' if content.num_views != 1 else ''}"
     if not tried:
         return f"{seen}. No object was missing that it could be. So it is new."
-    best = max((p.gain for p in tried if p.gain is not None), default=None)
-    explained = "none came close" if best is None else f"the best explains {percent(best)}"
-    return f"{seen}. {len(tried)} missing object{'s were' if len(tried) != 1 else ' was'} tried: {explained}. So it is new."
+    best = max((p for p in tried if p.gain is not None), key=lambda p: p.gain or 0, default=None)
+    count = len({p.object_id for p in tried})
+    words = f"{seen}. {count} missing object{'s were' if count != 1 else ' was'} tried: "
+    if best is None:
+        return f"{words}none comes close. So it is new."
+    fits = ", but it fits better elsewhere" if best.object_id in elsewhere else ""
+    return f"{words}object {best.object_id} explains most, {percent(best.gain or 0)}{fits}. So it is new."
 
 
 def _gone_sentence(own: Iterable[PairTest]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from ltgs.pipeline.explain.cards import css_colour, object_cards, other_cards, refused_cards
+from ltgs.pipeline.explain.facts import ObjectFacts
 from ltgs.pipeline.explain.style import STYLE
 from ltgs.pipeline.explain.visit_parts import light_section, photos_table, timing_section
-from ltgs.pipeline.explain.words import Explanation, Figure, PhotoRow, text
+from ltgs.pipeline.explain.words import Explanation, Figure, PhotoRow, signed, text
 from ltgs.pipeline.info import visit_title
 
 GENERATOR = '<meta name="generator" content="ltgs explain">'
@@ -45,14 +44,14 @@ def _summary(e: Explanation, title: str) -> str:
     elif not e.objects:
         lead = "No object changed." + (" Only the light did." if light.changed else "")
     else:
-        lead = f"{_list(_deed(e, f.object_id) for f in e.objects)}.".replace("object", "Object", 1)
+        lead = "; ".join(_deed(facts, first=n == 0) for n, facts in enumerate(e.objects)) + "."
     chips = [f"<b>{placed} of {len(visit.photos)}</b> photos placed"]
     quality = visit.quality
     if {"changed_share_before", "changed_share_after"} <= quality.keys():
         chips.append(f"changed pixels <b>{_share(quality['changed_share_before'])} → {_share(quality['changed_share_after'])}</b>")
     if {"psnr_before", "psnr_after"} <= quality.keys():
         chips.append(f"PSNR of its photos <b>{quality['psnr_before']:.1f} → {quality['psnr_after']:.1f} dB</b>")
-    chips.append(f"light <b>{light.exposure_ev:+.2f} EV</b>{', changed' if light.changed else ''}")
+    chips.append(f"light <b>{signed(light.exposure_ev)} EV</b>{', changed' if light.changed else ''}")
     if visit.timing:
         chips.append(f"<b>{sum(visit.timing.values()):.0f} s</b>")
     banner = ""
@@ -70,20 +69,15 @@ def _summary(e: Explanation, title: str) -> str:
     )
 
 
-def _deed(e: Explanation, object_id: int) -> str:
-    facts = next(f for f in e.objects if f.object_id == object_id)
+def _deed(facts: ObjectFacts, *, first: bool) -> str:
     deeds = [text(event.kind) + (" (uncertain)" if event.uncertain else "") for event in facts.events]
     if not deeds:
         deeds = ["changed place" if facts.left and facts.came else "left" if facts.left else "came"]
-    return f'<a href="#object-{object_id}">object {object_id}</a> {" and ".join(deeds)}'
-
-
-def _list(parts: Iterable[str]) -> str:
-    return "; ".join(parts)
+    return f'<a href="#object-{facts.object_id}">{"O" if first else "o"}bject {facts.object_id}</a> {" and ".join(deeds)}'
 
 
 def _share(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}%"
 
 
 # -- photos -----------------------------------------------------------------------------------------------------------
@@ -111,17 +105,20 @@ def _row(number: int, row: PhotoRow) -> str:
         f"<figcaption><b>{figure.title}</b><span>{figure.note}</span></figcaption></figure>"
         for k, figure in enumerate(row.figures, 1)
     )
-    facts = f"{_share(row.changed_before)} changed before, {_share(row.changed_after)} after · noise {100 * row.noise:.1f} % of white"
+    facts = f"{_share(row.changed_before)} changed before, {_share(row.changed_after)} after · noise {100 * row.noise:.1f}% of white"
     return (
         f'<article class="card row" id="photo-{number}"><h3>{text(row.name, limit=120)}<span>{facts}</span></h3>'
         f'<div class="strip">{figures}</div></article>'
     )
 
 
+_TAG_WORDS = {"left": "<i> left</i>", "came": "<i> came</i>", "other": ""}
+
+
 def _image(figure: Figure) -> str:
     tags = "".join(
         f'<span class="tag {label.kind}" style="left:{100 * label.x:.1f}%;top:{100 * label.y:.1f}%;'
-        f'border-color:{css_colour(label.colour)}">{text(label.text, limit=20)}</span>'
+        f'border-color:{css_colour(label.colour)}">{text(label.text, limit=20)}{_TAG_WORDS[label.kind]}</span>'
         for label in figure.labels
     )
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -17,12 +18,15 @@ Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 UNKNOWN_ALPHA = 0.6
 """Opacity of the render below which a pixel is not judged (change.evidence.EvidenceConfig.min_alpha)."""
-DIFFERENCE_GAIN = 2.0
+DIFFERENCE_GAIN = 2.5
 """Contrast of the difference picture."""
 SCORE_TOP = 2.0
 """Change score shown with the last colour of the scale; 1 is the decision level."""
 OTHER = (225, 225, 232)
 """Colour of content that was not taken for an object."""
+
+
+Kind = Literal["came", "left", "other"]
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,9 @@ class Label:
     y: float
     """Share of the height, 0 top."""
     text: str
+    """Short enough for a small picture: the object's or the content's number."""
     colour: tuple[int, int, int]
-    kind: str
-    """came, left or other"""
+    kind: Kind
 
 
 def picture(rgb: NDArray[np.floating]) -> Picture:
@@ -52,7 +56,7 @@ def difference(view: ComparedView) -> Picture:
 
 def change_map(view: ComparedView) -> Picture:
     """The change score as heat over the dimmed photo, the decided mask outlined in white. Unknown places are hatched."""
-    base = _dimmed(view.photo, 0.5)
+    base = _dimmed(view.photo, 0.55)
     score = np.clip(view.score / SCORE_TOP, 0, 1)
     heat = cv2.applyColorMap((score * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
     weight = np.clip((view.score - 0.15) / 0.5, 0, 0.9)[..., None]
@@ -70,7 +74,7 @@ def instances(
         left, came: object id to its pixels [H, W].
         other: name to box of content that is no object.
     """
-    out = _dimmed(photo, 0.55)
+    out = _dimmed(photo, 0.6)
     height, width = photo.shape[:2]
     labels = []
     for name, box in other.items():
@@ -79,13 +83,13 @@ def instances(
     for object_id, mask in left.items():
         colour = object_colour(object_id)
         out = outlined(_hatched(out, mask, colour, 0.75), mask, colour, dashed=True)
-        labels += _mask_label(mask, f"{object_id} left", colour, "left")
+        labels += _mask_label(mask, str(object_id), colour, "left")
     for object_id, mask in came.items():
         colour = object_colour(object_id)
-        tinted = picture(0.65 * photo + 0.35 * np.array(colour, np.float32) / 255)
+        tinted = picture(0.75 * photo + 0.25 * np.array(colour, np.float32) / 255)
         out = np.where(mask[..., None], tinted, out)
         out = outlined(out, mask, colour)
-        labels += _mask_label(mask, f"{object_id} came", colour, "came")
+        labels += _mask_label(mask, str(object_id), colour, "came")
     return out, _apart(labels)
 
 
@@ -142,9 +146,10 @@ def with_box(image: Picture, box: Box, colour: tuple[int, int, int] = OTHER) -> 
 
 
 def _dimmed(photo: NDArray[np.float32], level: float) -> Picture:
-    """Grey and darker, so that colours on top are seen."""
+    """Nearly grey, its bright parts at `level`, so that colours on top are seen on dark photos as on bright ones."""
     grey = (photo @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
-    return picture(level * (0.8 * grey + 0.2 * photo) + 0.04)
+    bright = max(float(np.quantile(grey, 0.97)), 0.05)
+    return picture(level / bright * (0.8 * grey + 0.2 * photo))
 
 
 def _hatched(image: Picture, mask: Mask, colour: tuple[int, int, int], strength: float) -> Picture:
@@ -169,7 +174,7 @@ def _dotted_box(image: Picture, box: Box, colour: tuple[int, int, int]) -> Pictu
     return out
 
 
-def _mask_label(mask: Mask, text: str, colour: tuple[int, int, int], kind: str) -> list[Label]:
+def _mask_label(mask: Mask, text: str, colour: tuple[int, int, int], kind: Kind) -> list[Label]:
     box = mask_box(mask)
     if box is None:
         return []
@@ -181,7 +186,7 @@ def _apart(labels: Sequence[Label]) -> list[Label]:
     placed: list[Label] = []
     for label in sorted(labels, key=lambda item: (item.y, item.x)):
         y = min(max(label.y, 0.07), 0.98)
-        while any(abs(label.x - p.x) < 0.17 and abs(y - p.y) < 0.07 for p in placed) and y < 0.98:
+        while any(abs(label.x - p.x) < 0.12 and abs(y - p.y) < 0.075 for p in placed) and y < 0.98:
             y += 0.02
         placed.append(Label(min(max(label.x, 0.1), 0.9), y, label.text, label.colour, label.kind))
     return placed

@@ -13,6 +13,7 @@ body{margin:0;background:var(--bg);color:var(--ink);
 font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,"Noto Sans","DejaVu Sans",sans-serif}
 a{color:var(--mark);text-decoration:none}a:hover{text-decoration:underline}
 header{position:sticky;top:0;z-index:5;background:var(--card);border-bottom:1px solid var(--line)}
+header div,header nav,.strip,.wide{scrollbar-width:thin}
 header div{max-width:1640px;margin:0 auto;padding:10px 24px;display:flex;gap:6px 22px;align-items:baseline;overflow-x:auto}
 header b{font-size:16px;white-space:nowrap}header span{color:var(--soft);white-space:nowrap}
 header nav{display:flex;gap:18px;margin-left:auto;white-space:nowrap}
@@ -34,7 +35,8 @@ figcaption b{display:block;font-weight:600}figcaption span{color:var(--soft)}
 .pic img{display:block;width:100%;height:auto}
 .tag{position:absolute;transform:translate(-50%,-100%);font-size:11px;line-height:1;font-weight:650;padding:3px 5px;border-radius:5px;
 white-space:nowrap;color:#fff;background:rgba(15,16,20,.86);border:1.5px solid}
-.tag.left{border-style:dashed}.tag.other{font-weight:500;padding:2px 4px;border-width:1px}
+.tag i{font-style:normal;font-weight:500}.strip .tag i,.strip .tag.other{display:none}.tag.left{border-style:dashed}
+.tag.other{font-weight:500;padding:2px 4px;border-width:1px}
 .legend{display:flex;flex-wrap:wrap;gap:6px 26px;font-size:13px;color:var(--soft);align-items:center;margin:0 0 14px}
 .legend i{display:inline-block;width:120px;height:10px;border-radius:5px;vertical-align:middle;margin:0 7px;
 background:linear-gradient(90deg,#000004,#420a68,#932667,#dd513a,#fca50a,#fcffa4)}
@@ -55,7 +57,8 @@ background:rgba(12,13,16,.96);color:#eee;padding:10px 16px}
 .obj h3{font-size:18px}
 .badge{font-size:12.5px;border-radius:6px;padding:2px 8px;background:var(--chip)}
 .badge.warn{background:var(--warnbg);color:var(--warn)}
-.split{display:grid;grid-template-columns:minmax(280px,5fr) minmax(0,9fr);gap:6px 34px}
+.split{display:grid;grid-template-columns:minmax(0,1fr) minmax(0,1fr);gap:0 40px;padding-bottom:0!important}
+.obj .split{padding-top:4px}.split h4{margin-top:8px}.obj>div:last-child{padding-top:0}
 dl{display:grid;grid-template-columns:auto 1fr;gap:3px 16px;margin:8px 0;font-size:14px}dt{color:var(--soft)}dd{margin:0}
 ul.why{margin:8px 0;padding-left:19px}ul.why li{margin:3px 0}
 .life{letter-spacing:3px;font-family:ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace}
@@ -86,7 +89,7 @@ code{font:13px ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace;overflow
 footer{color:var(--soft);font-size:13px;margin-top:44px}
 @media (max-width:900px){
 html{scroll-padding-top:96px}
-header div{flex-wrap:wrap;padding:9px 16px}header nav{margin:0;width:100%;overflow-x:auto}
+header div{flex-wrap:wrap;padding:9px 16px}header nav{margin:0;width:100%;overflow-x:auto;scrollbar-width:none;gap:16px}
 main{padding:14px 16px 50px}h1{font-size:23px}.split{grid-template-columns:minmax(0,1fr)}
 .strip{grid-template-columns:none;grid-auto-flow:column;grid-auto-columns:min(78vw,420px);overflow-x:auto;scroll-snap-type:x mandatory;
 margin-left:-18px;margin-right:-18px;padding:0 18px 8px;scroll-padding:18px}

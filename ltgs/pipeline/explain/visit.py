@@ -147,7 +147,7 @@ def _row(writer: _Writer, number: int, compared: _Compared, record: DecisionReco
     before, after = compared.before, compared.after
     other = {
         f"#{i.number}": i.boxes[before.camera.name] for i in (record.instances if record is not None else ())
-        if shown_as_other(i) and before.camera.name in i.boxes and _fits(i.boxes[before.camera.name], compared)
+        if shown_as_other(i) and not i.in_hole and before.camera.name in i.boxes and _fits(i.boxes[before.camera.name], compared)
     }
     drawn, labels = draw.instances(before.photo, compared.left, compared.came, other)
     images = (
@@ -187,16 +187,16 @@ def _object_crops(writer: _Writer, facts: ObjectFacts, views: Sequence[_Compared
     return tuple(found)
 
 
-def _crop(writer: _Writer, base: str, where: str, compared: _Compared, box: Box, *, boxed: bool = False) -> Crop:
-    """The same window of the render before, the photo and the render after."""
+def _crop(writer: _Writer, base: str, where: str, compared: _Compared, box: Box, *, boxed: str = "") -> Crop:
+    """The same window of the render before, the photo and the render after; the box is drawn into the one named `boxed`."""
     before, after = compared.before, compared.after
     height, width = before.photo.shape[:2]
     window = draw.crop_window(box, width, height)
-    photo = draw.picture(before.photo)
     images = {
-        "before": draw.picture(before.shown), "photo": draw.with_box(photo, box) if boxed else photo,
-        "after": draw.picture(after.shown),
+        "before": draw.picture(before.shown), "photo": draw.picture(before.photo), "after": draw.picture(after.shown),
     }
+    if boxed:
+        images[boxed] = draw.with_box(images[boxed], box)
     files = {name: writer(f"{base}_{name}", draw.crop(image, window, CROP_PX)) for name, image in images.items()}
     return Crop(before.camera.name, where, files["before"], files["photo"], files["after"])
 
@@ -204,7 +204,7 @@ def _crop(writer: _Writer, base: str, where: str, compared: _Compared, box: Box,
 def _others(writer: _Writer, record: DecisionRecord, views: Sequence[_Compared]) -> list[Other]:
     """Content that became no object, each with a crop of the photo that shows it largest."""
     return [
-        Other(f"#{i.number}", i, None, _largest(writer, f"n{i.number}", i.boxes, views))
+        Other(f"#{i.number}", i, None, _largest(writer, f"n{i.number}", i.boxes, views, "photo"))
         for i in record.instances if shown_as_other(i)
     ]
 
@@ -214,7 +214,7 @@ def _refused(writer: _Writer, record: DecisionRecord, views: Sequence[_Compared]
     tests = [t for t in record.removals if not t.taken]
     tests.sort(key=lambda t: -_pixels(t))
     return [
-        Other(f"r{n}", None, t, _largest(writer, f"r{n}", t.boxes, views)) for n, t in enumerate(tests[:MAX_REFUSED], 1)
+        Other(f"r{n}", None, t, _largest(writer, f"r{n}", t.boxes, views, "before")) for n, t in enumerate(tests[:MAX_REFUSED], 1)
     ]
 
 
@@ -222,7 +222,9 @@ def _pixels(test: RemovalTest) -> float:
     return test.scores.get("altered_px", float(test.num_gaussians))
 
 
-def _largest(writer: _Writer, base: str, boxes: Mapping[str, Box], views: Sequence[_Compared]) -> Crop | None:
+def _largest(
+    writer: _Writer, base: str, boxes: Mapping[str, Box], views: Sequence[_Compared], boxed: str
+) -> Crop | None:
     """A crop in the shown photo with the largest box."""
     def area(view: _Compared) -> int:
         box = boxes.get(view.before.camera.name)
@@ -231,7 +233,7 @@ def _largest(writer: _Writer, base: str, boxes: Mapping[str, Box], views: Sequen
     best = max(views, key=area, default=None)
     if best is None or area(best) == 0:
         return None
-    return _crop(writer, base, "", best, boxes[best.before.camera.name], boxed=True)
+    return _crop(writer, base, "", best, boxes[best.before.camera.name], boxed=boxed)
 
 
 def _fits(box: Box, view: _Compared) -> bool:

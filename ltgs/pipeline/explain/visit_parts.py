@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ltgs.core.scene import PhotoRecord
 from ltgs.pipeline.explain.facts import camera_sigma
-from ltgs.pipeline.explain.words import Explanation, length, percent, text
+from ltgs.pipeline.explain.words import Explanation, length, percent, signed, text
 
 Array = NDArray[np.float64]
 RAMP = tuple((v, v, v) for v in (0.08, 0.25, 0.42, 0.6, 0.78)) + ((0.75, 0.3, 0.25), (0.3, 0.6, 0.3), (0.25, 0.35, 0.7))
@@ -21,8 +21,8 @@ def light_section(e: Explanation) -> str:
     before, now = e.scene.chronology.appearance[e.time - 1], e.scene.chronology.appearance[e.time]
     words = "differs from the visit before by more than the photos' own scatter" if now.changed else "as at the visit before"
     return (
-        f'<div class="card"><h3>Light</h3><p>{words[:1].upper()}{words[1:]}: {now.exposure_ev:+.2f} EV against the first visit '
-        f"({before.exposure_ev:+.2f} EV at the visit before).</p>"
+        f'<div class="card"><h3>Light</h3><p>{words[:1].upper()}{words[1:]}: {signed(now.exposure_ev)} EV against the first visit '
+        f"({signed(before.exposure_ev)} EV at the visit before).</p>"
         f'<span class="soft">the same greys and colours at the visit before</span>{_ramp(before.colour)}'
         f'<span class="soft">and at this visit</span>{_ramp(now.colour)}</div>'
     )
@@ -58,8 +58,8 @@ def _photo_row(photo: PhotoRecord, metres_per_unit: float | None) -> str:
     used = photo.localised and not photo.holdout
     cells = (
         f"{photo.num_inliers:,}" if photo.num_inliers else "–", ratio,
-        length(centre, metres_per_unit) if math.isfinite(centre) else "–", f"{turn:.3f}°" if math.isfinite(turn) else "–",
-        f"{_stops(photo.exposure):+.2f} EV" if used else "–",
+        length(float(f"{centre:.2g}"), metres_per_unit) if math.isfinite(centre) else "–", f"{turn:.3f}°" if math.isfinite(turn) else "–",
+        f"{signed(_stops(photo.exposure))} EV" if used else "–",
     )
     return (
         f'<tr class="{state}"><td>{text(photo.name, limit=120)}</td><td class="what">{word}</td>'
@@ -81,7 +81,7 @@ def timing_section(e: Explanation) -> str:
     longest = max([*visit.timing.values(), 1e-9])
     bars = "".join(
         f'<span>{text(stage)}</span><div style="--v:{100 * max(seconds, 0) / longest:.1f}%"></div><span>{seconds:.1f} s</span>'
-        for stage, seconds in visit.timing.items()
+        for stage, seconds in sorted(visit.timing.items(), key=lambda item: -item[1])
     )
     methods = "".join(f"<dt>{text(stage)}</dt><dd>{text(method)}</dd>" for stage, method in visit.method.items())
     quality = "".join(f"<dt>{text(name)}</dt><dd>{value:.4g}</dd>" for name, value in visit.quality.items())

@@ -98,19 +98,33 @@ def length(value: float, metres_per_unit: float | None) -> str:
     return f"{metres * 100:.3g} cm" if metres < 1 else f"{metres:.3g} m"
 
 
+def signed(value: float) -> str:
+    """Two decimals with a real minus sign."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def with_sigma(value: float, sigma: float, unit: str) -> str:
+    """"1.04 ± 0.02 units": the value to the first digit of its standard deviation, which is shown with two digits below 2."""
+    if not math.isfinite(sigma) or sigma <= 0:
+        return f"{value:.3g}{unit}"
+    decimals = max(0, min(6, -math.floor(math.log10(sigma)) + (1 if sigma < 2 * 10 ** math.floor(math.log10(sigma)) else 0)))
+    return f"{value:.{decimals}f} ± {sigma:.{decimals}f}{unit}"
+
+
 def distance_words(motion: Motion, diameter: float, metres_per_unit: float | None) -> str:
     """"1.04 ± 0.02 units (1.9 times its diameter)"."""
-    words = length(motion.distance, metres_per_unit)
-    if math.isfinite(motion.distance_sigma):
-        words = f"{words} ± {length(motion.distance_sigma, metres_per_unit)}"
+    if metres_per_unit is None:
+        words = with_sigma(motion.distance, motion.distance_sigma, " units")
+    else:
+        centimetres = motion.distance * metres_per_unit < 1
+        factor, unit = metres_per_unit * (100 if centimetres else 1), " cm" if centimetres else " m"
+        words = with_sigma(motion.distance * factor, motion.distance_sigma * factor, unit)
     return f"{words} ({motion.distance / diameter:.2g} times its diameter)" if diameter > 0 else words
 
 
 def turn_words(motion: Motion) -> str:
     """"73° ± 2°, about the vertical"."""
-    words = f"{motion.turn_deg:.0f}°"
-    if math.isfinite(motion.turn_sigma_deg):
-        words += f" ± {motion.turn_sigma_deg:.1f}°"
+    words = with_sigma(motion.turn_deg, motion.turn_sigma_deg, "°")
     if motion.turn_deg < 1:
         return words
     if motion.axis_tilt_deg <= UPRIGHT_DEG:
