@@ -240,7 +240,7 @@ class _Run:
         if heldout:
             shown = update.chronology.state_at(t)
             quality["heldout_psnr"] = stages.mean_psnr(
-                shown.gaussians, heldout, backend=self.backend, appearance=shown.appearance
+                shown.lit(), heldout, backend=self.backend, appearance=shown.appearance
             )
         records = _with_exposures(records, update.exposures)
         method = {"poses": poses.method, "rasteriser": self.backend, **update.method}

@@ -18,6 +18,7 @@ from ltgs.change.earlier import EarlierPhoto, Witness, nearest_cameras, prepare_
 from ltgs.change.harmonise import ColourFit
 from ltgs.change.lift import lift_to_gaussians
 from ltgs.change.light import visit_light
+from ltgs.change.relight import fit_light_field
 from ltgs.core.chronology import BACKGROUND_ID, Chronology, Presence
 from ltgs.core.decisions import DecisionRecord, DecisionRecorder
 from ltgs.core.gaussians import Gaussians
@@ -148,6 +149,8 @@ class _Update:
             chronology = self._refine(chronology, items, decisions.views)
         final = chronology.state_at(self.time)
         after = self._compare(final.gaussians, self._expected(chronology, final.object_ids))
+        with self._timed("light"):
+            chronology = self._relight(chronology, after)
         return VisitUpdate(
             chronology, own_exposures(self.fits, chronology.appearance[-1]), fit_quality(before, after), dict(METHOD),
             tuple(self.undecided), self.timing, tuple(before), tuple(after), self.record.finish(chronology, self.time),
@@ -385,6 +388,16 @@ class _Update:
             poses[self.time] = item.pose_now
             tracks[item.object_id] = replace(tracks[item.object_id], world_from_object=poses)
         return replace(chronology, templates=templates, tracks=tracks)
+
+    def _relight(self, chronology: Chronology, views: Sequence[ComparedView]) -> Chronology:
+        """The chronology with the light field of the new time."""
+        centers = [p.camera.center for p in self.scene.photos(time=0) if p.camera is not None]
+        viewpoint = torch.as_tensor(np.mean(centers, axis=0), dtype=torch.float32)
+        light = fit_light_field(
+            chronology.state_at(self.time), views, viewpoint, config=self.config.relight, backend=self.backend
+        )
+        return replace(chronology, appearance=(*chronology.appearance[:-1], replace(chronology.appearance[-1], field=light)))
+
 
 
 def compare_again(

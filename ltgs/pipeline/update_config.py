@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ltgs.change.compare import CompareConfig
 from ltgs.change.light import LightConfig
+from ltgs.change.relight import RelightConfig
 from ltgs.objects.associate import AssociateConfig
 from ltgs.objects.carve import CarveConfig
 from ltgs.objects.hull import HullConfig
@@ -26,6 +27,7 @@ class UpdateConfig:
     build: BuildConfig = field(default_factory=BuildConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
     light: LightConfig = field(default_factory=LightConfig)
+    relight: RelightConfig = field(default_factory=RelightConfig)
     rounds: int = 2
     """Rounds of explaining what left and what came."""
     sure_views: float = 3.0
