@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from ltgs.core.chronology import Appearance
 from ltgs.core.scene import PhotoRecord
 from ltgs.pipeline.explain.facts import camera_sigma
 from ltgs.pipeline.explain.words import Explanation, length, percent, signed, text
@@ -24,8 +25,17 @@ def light_section(e: Explanation) -> str:
         f'<div class="card"><h3>Light</h3><p>{words[:1].upper()}{words[1:]}: {signed(now.exposure_ev)} EV against the first visit '
         f"({signed(before.exposure_ev)} EV at the visit before).</p>"
         f'<span class="soft">the same greys and colours at the visit before</span>{_ramp(before.colour)}'
-        f'<span class="soft">and at this visit</span>{_ramp(now.colour)}</div>'
+        f'<span class="soft">and at this visit</span>{_ramp(now.colour)}{_places(now)}</div>'
     )
+
+
+def _places(light: Appearance) -> str:
+    """How much the light differs from place to place beyond that."""
+    if light.field is None:
+        return ""
+    stops = 2.2 / math.log(2) * light.field.log_gain.mean(-1)
+    low, high = (float(stops.quantile(q)) for q in (0.05, 0.95))
+    return f"<p>Beyond that it differs from place to place by {signed(low)} to {signed(high)} EV.</p>"
 
 
 def _ramp(affine: Array) -> str:
