@@ -13,7 +13,7 @@ from ltgs.pipeline.info import visit_title
 
 _LIFE = {Presence.PRESENT: ("■", "present"), Presence.ABSENT: ("·", "absent"), Presence.UNKNOWN: ("?", "unknown")}
 _VERDICTS = {
-    "leftover": "error of an object next to it", "newly seen": "seen for the first time, perhaps not new", "dropped": "too weak",
+    "leftover": "error of an object next to it", "newly seen": "seen for the first time, perhaps not new", "dropped": "not counted",
     "open": "what a departed object had hidden",
 }
 

@@ -77,7 +77,11 @@ def instances(
     out = _dimmed(photo, 0.6)
     height, width = photo.shape[:2]
     labels = []
+    taken = np.logical_or.reduce([*left.values(), *came.values()]) if left or came else np.zeros((height, width), bool)
     for name, box in other.items():
+        # Content that is mostly an object's is not marked a second time.
+        if taken[box[1] : box[3], box[0] : box[2]].mean() > 0.2:
+            continue
         out = _dotted_box(out, box, OTHER)
         labels.append(Label(box[0] / width, box[1] / height, name, OTHER, "other"))
     for object_id, mask in left.items():
@@ -90,7 +94,8 @@ def instances(
         out = np.where(mask[..., None], tinted, out)
         out = outlined(out, mask, colour)
         labels += _mask_label(mask, str(object_id), colour, "came")
-    return out, _apart(labels)
+    # Objects keep their labels close; other content makes room.
+    return out, _apart(sorted(labels, key=lambda item: item.kind == "other"))
 
 
 def outlined(image: Picture, mask: Mask, colour: tuple[int, int, int], *, dashed: bool = False) -> Picture:
@@ -182,11 +187,14 @@ def _mask_label(mask: Mask, text: str, colour: tuple[int, int, int], kind: Kind)
 
 
 def _apart(labels: Sequence[Label]) -> list[Label]:
-    """Labels moved down until none covers another."""
+    """Labels moved up or down, as little as possible, until none covers another."""
     placed: list[Label] = []
-    for label in sorted(labels, key=lambda item: (item.y, item.x)):
-        y = min(max(label.y, 0.07), 0.98)
-        while any(abs(label.x - p.x) < 0.12 and abs(y - p.y) < 0.075 for p in placed) and y < 0.98:
-            y += 0.02
-        placed.append(Label(min(max(label.x, 0.1), 0.9), y, label.text, label.colour, label.kind))
+    for label in labels:
+        x, steps = min(max(label.x, 0.05), 0.95), [0.02 * k * sign for k in range(30) for sign in (1, -1)]
+        free = [
+            y for y in (label.y + step for step in steps)
+            if 0.06 <= y <= 0.98 and not any(abs(x - p.x) < 0.085 and abs(y - p.y) < 0.075 for p in placed)
+        ]
+        y = free[0] if free else min(max(label.y, 0.06), 0.98)
+        placed.append(Label(x, y, label.text, label.colour, label.kind))
     return placed

@@ -35,7 +35,8 @@ figcaption b{display:block;font-weight:600}figcaption span{color:var(--soft)}
 .pic img{display:block;width:100%;height:auto}
 .tag{position:absolute;transform:translate(-50%,-100%);font-size:11px;line-height:1;font-weight:650;padding:3px 5px;border-radius:5px;
 white-space:nowrap;color:#fff;background:rgba(15,16,20,.86);border:1.5px solid}
-.tag i{font-style:normal;font-weight:500}.strip .tag i,.strip .tag.other{display:none}.tag.left{border-style:dashed}
+.tag i{font-style:normal;font-weight:500}.strip .tag i,.strip .tag.other{display:none}
+.strip .tag{font-size:10px;padding:1px 3px;border-width:1px}.tag.left{border-style:dashed}
 .tag.other{font-weight:500;padding:2px 4px;border-width:1px}
 .legend{display:flex;flex-wrap:wrap;gap:6px 26px;font-size:13px;color:var(--soft);align-items:center;margin:0 0 14px}
 .legend i{display:inline-block;width:120px;height:10px;border-radius:5px;vertical-align:middle;margin:0 7px;
