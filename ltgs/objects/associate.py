@@ -89,7 +89,7 @@ def match_instances(
     for row, column in _promising({k: s.gain for k, s in sweeps.items()}, config):
         candidate = known[ids[row]]
         hypothesis = register_template(
-            candidate.template, views, instances[column], sweeps[row, column], config=register, backend=backend
+            candidate.template, views, instances[column], sweeps[row, column], up=up, config=register, backend=backend
         )
         hypotheses[row, column] = hypothesis
         gains[row, column] = hypothesis.gain

@@ -103,12 +103,21 @@ def find_vacated(
     compare: Compare,
     config: CarveConfig | None = None,
     fixed: Tensor | None = None,
+    also: Sequence[Tensor] = (),
+    veto: Callable[[Tensor], str] | None = None,
+    displaced: Callable[[Tensor], bool] | None = None,
+    refused: list[Tensor] | None = None,
     record: DecisionRecorder | None = None,
 ) -> tuple[list[VacatedSet], list[ComparedView]]:
     """Peel off the sets of Gaussians whose absence explains the captures.
 
     Args:
         fixed: [N] bool, Gaussians that must stay, for instance an object just placed.
+        also: sets [M] each to try besides those that the captures suggest.
+        veto: [M] members of a set that the captures prove gone to a reason why it stays nevertheless, or an empty text.
+        displaced: whether something else stands now where these members [M] were; then the captures, which show that other
+            thing, need not fit better without them.
+        refused: gets the members of sets that could not be proven.
         record: is told of every set that was tried.
 
     A patch that a new object merely hides is not taken: without it the captures fit no better.
@@ -124,7 +133,7 @@ def find_vacated(
     tried: list[Array] = []
     for _ in range(config.rounds):
         progress = False
-        for members in _candidate_sets(gaussians, kept, views, lift, config):
+        for members in [*also, *_candidate_sets(gaussians, kept, views, lift, config)]:
             members = members[kept[members] & free[members]]
             centre = gaussians.means[members].double().mean(0).numpy() if len(members) else np.zeros(3)
             if len(members) == 0 or any(np.array_equal(centre, t) for t in tried):
@@ -138,12 +147,19 @@ def find_vacated(
             trial, after = _peel(gaussians, trial, free, members, after, lift, compare, config)
             benefit = removal_benefit(views, after)
             log.debug("set of %d at %s: %s", len(members), centre, benefit)
+            gone = (kept & ~trial).nonzero()[:, 0]
             refusal = benefit.refusal(config, views[0].mask.size)
+            if refusal and displaced is not None and benefit.explained >= 0 and displaced(gone):
+                refusal = ""
+            if not refusal and veto is not None:
+                refusal = veto(gone)
             if record is not None:
-                record.removal(gaussians.means[kept & ~trial], asdict(benefit), reason=refusal)
+                record.removal(gaussians.means[gone], asdict(benefit), reason=refusal)
             if refusal:
+                if refused is not None:
+                    refused.append(gone)
                 continue
-            found.append(VacatedSet((kept & ~trial).nonzero()[:, 0], benefit.explained, benefit.altered_px))
+            found.append(VacatedSet(gone, benefit.explained, benefit.altered_px))
             kept, views, progress = trial, after, True
         if not progress:
             break

@@ -30,11 +30,15 @@ from ltgs.objects.carve import VacatedSet, find_vacated, hole_masks
 from ltgs.objects.hull import HullInstance, hull_instances, seen_empty
 from ltgs.objects.register import template_radius
 from ltgs.objects.templates import cut_out
+from ltgs.optim.complete import Target
 from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.refine import RefineItem, refine_visit
 from ltgs.pipeline.update_assemble import Decisions, assemble
+from ltgs.pipeline.update_complete import complete_visit
 from ltgs.pipeline.update_config import UpdateConfig
+from ltgs.pipeline.update_learned import Learned
 from ltgs.pipeline.update_parts import UNSURE, KnownObject, drawn_without, expected_residuals, fit_quality, own_exposures, owner_of
+from ltgs.pipeline.update_proofs import existed, share_inside
 from ltgs.poses.gauge import up_direction
 
 __all__ = ["UpdateConfig", "VisitUpdate", "update_visit"]
@@ -122,6 +126,8 @@ class _Update:
         self.witnesses: list[Witness] | None = None
         self.first = self.old.state_at(0).gaussians.detach()
         self.earlier: dict[int, EarlierPhoto] = {}
+        self.refused: list[Tensor] = []
+        self.learned = Learned(config.learned, config.compare.evidence)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -132,8 +138,8 @@ class _Update:
 
     def _compare(self, gaussians: Gaussians, expected: Tensor) -> list[ComparedView]:
         return compare(
-            gaussians, expected, self.shots, fits=self.fits, witnesses=self.witnesses, config=self.config.compare,
-            backend=self.backend,
+            gaussians, expected, self.shots, fits=self.fits, witnesses=self.witnesses, rescore=self.learned.rescore,
+            config=self.config.compare, backend=self.backend,
         )[0]
 
     def _lift(self, gaussians: Gaussians, views: Sequence[ComparedView], images: Sequence[NDArray[np.float32]]) -> Tensor:
@@ -147,18 +153,25 @@ class _Update:
         chronology, items = assemble(self.old, decisions, light, build=self.config.build, rng=self.rng)
         with self._timed("refine"):
             chronology = self._refine(chronology, items, decisions.views)
-        final = chronology.state_at(self.time)
-        after = self._compare(final.gaussians, self._expected(chronology, final.object_ids))
+        with self._timed("complete"):
+            chronology = self._complete(chronology, self._compare_final(chronology))
+        after = self._compare_final(chronology)
         with self._timed("light"):
             chronology = self._relight(chronology, after)
         return VisitUpdate(
-            chronology, own_exposures(self.fits, chronology.appearance[-1]), fit_quality(before, after), dict(METHOD),
+            chronology, own_exposures(self.fits, chronology.appearance[-1]), fit_quality(before, after), self.learned.method(METHOD),
             tuple(self.undecided), self.timing, tuple(before), tuple(after), self.record.finish(chronology, self.time),
         )
 
+    def _compare_final(self, chronology: Chronology) -> list[ComparedView]:
+        final = chronology.state_at(self.time)
+        return self._compare(final.gaussians, self._expected(chronology, final.object_ids))
+
     def before(self) -> list[ComparedView]:
         """The captures against the scene of the visit before; fits their light and asks the first visit's photos."""
-        before, self.fits = compare(self.gaussians, self.expected, self.shots, config=self.config.compare, backend=self.backend)
+        before, self.fits = compare(
+            self.gaussians, self.expected, self.shots, rescore=self.learned.rescore, config=self.config.compare, backend=self.backend
+        )
         self.witnesses = self._ask_earlier(before)
         return self._compare(self.gaussians, self.expected)
 
@@ -220,7 +233,7 @@ class _Update:
             self.record.stage = f"round {round_index + 1}"
             placed = [self._place(known[m.object_id], m) for m in matches]
             with self._timed("vacated"):
-                sets, views = self._vacated(kept, placed, views)
+                sets, views = self._vacated(kept, placed, views, [(known[m.object_id], m) for m in matches])
             for vacated in sets:
                 kept[vacated.members] = False
             if round_index and not sets:
@@ -239,6 +252,7 @@ class _Update:
                 num_outside = len(instances)
                 if len(known) > 1:
                     instances += hull_instances(inside, config=self.config.hull.in_hole())[: self.config.max_objects]
+                instances = self.learned.with_outlines(instances, views)
                 self.record.seen_all(instances, num_outside)
             taken = {m.object_id for m in matches}
             with self._timed("association"):
@@ -313,7 +327,8 @@ class _Update:
         return self._compare(Gaussians.concatenate([self.gaussians[kept], extra]), expected)
 
     def _vacated(
-        self, kept: Tensor, placed: Sequence[Gaussians], views: Sequence[ComparedView]
+        self, kept: Tensor, placed: Sequence[Gaussians], views: Sequence[ComparedView],
+        arrived: Sequence[tuple[KnownObject, Match]],
     ) -> tuple[list[VacatedSet], list[ComparedView]]:
         """Sets that left, as indices into the state's Gaussians, and the views without them."""
         index = kept.nonzero()[:, 0]
@@ -325,15 +340,38 @@ class _Update:
             still[index[mask[: len(index)]]] = True
             return self._compare_with(still, placed)
 
+        def displaced(members: Tensor) -> bool:
+            points = everything.means[members].double().numpy()
+            return any(
+                m.hypothesis.gain >= proof.min_gain
+                and share_inside(points, k.template, m.hypothesis.world_from_object, proof) >= proof.inside
+                for k, m in arrived
+            )
+
+        proof, refused = self.config.proof, []
         start = self._compare_with(kept, placed) if placed else list(views)
         carve = self.config.carve
         if placed:
             # What is left over around objects just placed is their own error unless its outline is clear.
             carve = replace(carve, min_outline=carve.outline)
+        still_kept = [torch.searchsorted(index, m[kept[m]]) for m in self.refused] if placed else []
         sets, after = find_vacated(
-            everything, start, lift=self._lift, compare=compare_kept, config=carve, fixed=fixed, record=self.record
+            everything, start, lift=self._lift, compare=compare_kept, config=carve, fixed=fixed, record=self.record,
+            also=[m for m in still_kept if displaced(m)], displaced=displaced, refused=refused,
+            veto=lambda members: self._never_was(index[members]),
         )
+        self.refused = [index[m] for m in refused]
         return [replace(s, members=index[s.members]) for s in sets], after
+
+    def _never_was(self, members: Tensor) -> str:
+        """Why the first visit's photos say that these Gaussians [M] were no thing of their own; empty if they do not."""
+        own = members[self.ids[members] == BACKGROUND_ID]
+        if not self.replay or len(own) < 0.5 * len(members):
+            return ""
+        photos = [self._earlier(i) for i in range(len(self.replay))]
+        share = existed(self.first, own, photos, self.config.proof, backend=self.backend)
+        log.debug("existed: %s of %d at %s", share, len(own), self.gaussians.means[own].median(0).values.numpy())
+        return "" if share is None or share >= self.config.proof.existed else "the first visit's photos do not need it either"
 
     def _expected(self, chronology: Chronology, ids: Tensor) -> Tensor:
         return expected_residuals(self.scene, chronology, ids, sure_views=self.config.sure_views)
@@ -346,6 +384,7 @@ class _Update:
     def _add_known(self, known: dict[int, KnownObject], sets: Sequence[VacatedSet]) -> None:
         """Add objects that left now (cut out of the background, or templates already) and templates absent before."""
         next_id = max([*self.old.templates, *known, 0]) + 1
+        surfaces = [k for k in self.ids.unique().tolist() if k and self.old.templates[k].kind == "surface"]
         num_static = int((self.ids == BACKGROUND_ID).sum())
         static_index = self.old.static_mask.nonzero()[:, 0]
         for vacated in sets:
@@ -354,10 +393,13 @@ class _Update:
                 share = float((owners == object_id).sum()) / max(1, int((self.ids == object_id).sum()))
                 if share > 0.4 and object_id not in known and self.old.templates[object_id].kind == "object":
                     known[object_id] = self._stored(object_id, left=True)
-            background = vacated.members[owners == BACKGROUND_ID]
-            if len(background) >= max(8, 0.5 * len(vacated.members)):
-                template, pose = cut_out(self.gaussians, background)
-                known[next_id] = KnownObject(next_id, template, pose, static_index[background[background < num_static]], True)
+            still = vacated.members[(owners == BACKGROUND_ID) | torch.isin(owners, torch.tensor(surfaces, dtype=owners.dtype))]
+            if len(still) >= max(8, 0.5 * len(vacated.members)):
+                template, pose = cut_out(self.gaussians, still)
+                rows = {k: still[self.ids[still] == k] - int((self.ids == k).nonzero()[0]) for k in surfaces}
+                known[next_id] = KnownObject(
+                    next_id, template, pose, static_index[still[still < num_static]], True, {k: r for k, r in rows.items() if len(r)}
+                )
                 next_id += 1
         for object_id, track in self.old.tracks.items():
             absent = track.presence[-1] == Presence.ABSENT
@@ -388,6 +430,19 @@ class _Update:
             poses[self.time] = item.pose_now
             tracks[item.object_id] = replace(tracks[item.object_id], world_from_object=poses)
         return replace(chronology, templates=templates, tracks=tracks)
+
+    def _complete(self, chronology: Chronology, views: Sequence[ComparedView]) -> Chronology:
+        """The chronology with what these photos show of places that the first visit hardly saw."""
+        exposures = self._first_exposures()
+        first = [
+            Target(p.camera, p.rgb.astype(np.float32) / 255, exposures[i] if exposures is not None else np.eye(3, 4), None)
+            for i, p in enumerate(self.replay)
+        ]
+        data = self.scene.side_data.get("expected_residual")
+        return complete_visit(
+            chronology, views, first, None if data is None else data["num_views"], config=self.config.complete,
+            build=self.config.build, backend=self.backend, seed=self.seed + self.time, progress=self.progress,
+        )
 
     def _relight(self, chronology: Chronology, views: Sequence[ComparedView]) -> Chronology:
         """The chronology with the light field of the new time."""

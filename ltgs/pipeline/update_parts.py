@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ class KnownObject:
     """Indices into the background if it is cut out of it now."""
     left: bool
     """It left its place at this visit (else it was absent already)."""
+    surface_rows: Mapping[int, Tensor] = field(default_factory=dict)
+    """Id of a surface to the rows of its Gaussians that are cut out of it now."""
 
 
 def motion_event(time: int, object_id: int, known: KnownObject, match: Match) -> Event:
