@@ -42,7 +42,7 @@ class RemovalTest:
     taken: bool
     """It counts as having left."""
     reason: str = ""
-    """Why it was not taken."""
+    """Why it was not taken; of a taken set what proves it besides the scores, if anything."""
     object_id: int = 0
     """The object it is (part of), 0 if it is no object."""
     boxes: Mapping[str, Box] = field(default_factory=dict)
@@ -142,18 +142,19 @@ class DecisionRecorder:
         self._content: list[Content] = []
         self._instances: list[InstanceVerdict] = []
 
-    def removal(self, points: Tensor, scores: Mapping[str, float], *, reason: str) -> None:
+    def removal(self, points: Tensor, scores: Mapping[str, float], *, reason: str, note: str = "") -> None:
         """A set was tried.
 
         Args:
             points: [M, 3] centres of its Gaussians, scene units.
             reason: why it stays; empty if it left.
+            note: what proves besides the scores that it left.
         """
         cloud = points.detach().double().numpy()
         centre, radius = _middle(cloud)
         rounded = {name: _short(value) for name, value in scores.items()}
         boxes = {c.name: box for c in self.cameras if (box := projected_box(c, cloud)) is not None}
-        test = RemovalTest(self.stage, centre, radius, len(cloud), rounded, not reason, reason, 0, boxes)
+        test = RemovalTest(self.stage, centre, radius, len(cloud), rounded, not reason, reason or note, 0, boxes)
         self._removals.append((test, points.detach()[:: max(1, len(points) // 256)].float()))
 
     def seen(self, content: Content, *, in_hole: bool = False) -> int:

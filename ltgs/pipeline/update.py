@@ -462,6 +462,4 @@ def compare_again(
     """A stored visit's photos against the scene of the visit before, and against that of the visit, as the update compared them."""
     past = replace(scene, chronology=scene.chronology.until(time), visits=scene.visits[:time])
     update = _Update(past, photos, replay, config, backend, 0, silent)
-    before = update.before()
-    final = scene.chronology.state_at(time)
-    return before, update._compare(final.gaussians, update._expected(scene.chronology, final.object_ids))
+    return update.before(), update._compare_final(scene.chronology)

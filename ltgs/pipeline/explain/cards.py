@@ -130,11 +130,15 @@ def _removal_table(tests: Sequence[RemovalTest]) -> str:
         return ""
     rows = "".join(
         f'<tr class="{"yes" if t.taken else "no"}"><td class="n">{text(t.stage)}</td><td class="n">{t.num_gaussians:,}</td>'
-        f'<td>{_scores(t)}</td><td class="what">{"left" if t.taken else text(t.reason)}</td></tr>'
+        f'<td>{_scores(t)}</td><td class="what">{_outcome(t)}</td></tr>'
         for t in tests
     )
     head = "<tr><th>When</th><th>Gaussians</th><th>Without them</th><th>Outcome</th></tr>"
     return f'<div class="wide"><table>{head}{rows}</table></div>'
+
+
+def _outcome(test: RemovalTest) -> str:
+    return ("left" + (f": {text(test.reason)}" if test.reason else "")) if test.taken else text(test.reason)
 
 
 def _scores(test: RemovalTest) -> str:

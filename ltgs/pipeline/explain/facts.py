@@ -183,6 +183,8 @@ def percent(share: float) -> str:
 
 
 def _removal_sentence(test: RemovalTest) -> str:
+    if test.reason:
+        return f"{test.num_gaussians:,} of its Gaussians cannot be where they were: {test.reason}. So it left."
     words = f"Taking {test.num_gaussians:,} Gaussians away explains the photos better"
     details = []
     if "explained" in test.scores:

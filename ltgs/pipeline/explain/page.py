@@ -147,8 +147,8 @@ def _objects(e: Explanation) -> str:
         k for k, t in sorted(e.scene.chronology.templates.items()) if t.kind == "surface" and t.created_at == e.time
     ]
     note = "".join(
-        f'<p class="soft">Surface {k} became visible behind what left ({len(e.scene.chronology.templates[k].gaussians):,} '
-        "Gaussians). It belongs to the place, not to an object.</p>" for k in surfaces
+        f'<p class="soft">Surface {k} is new ({len(e.scene.chronology.templates[k].gaussians):,} Gaussians): it was hidden or hardly '
+        "seen before. It belongs to the place, not to an object.</p>" for k in surfaces
     )
     if not e.objects:
         return f'<p class="soft">No object left, came or moved.</p>{note}' if e.rows else ""
