@@ -217,7 +217,7 @@ class RemovalBenefit:
         smallest = config.min_footprint * (1.0 if self.num_views > 1 else config.single_view_factor)
         if self.altered_px < smallest * image_px:
             return "too few pixels"
-        if self.holes > config.max_holes:
+        if self.holes > (config.max_holes if self.num_views > 1 else config.max_holes_outline):
             return "leaves mostly holes, which prove nothing"
         if self.outline >= config.outline and self.num_views > 1 and self.holes <= config.max_holes_outline:
             return "" if self.explained >= config.explained_outline else "the photos fit no better without it"

@@ -25,11 +25,11 @@ Array = NDArray[np.float64]
 class RegisterConfig:
     """Render-and-compare."""
 
-    upright: int = 72
+    upright: int = 48
     """Rotations of the coarse sweep about the vertical, from the orientation the object had."""
-    tipped: tuple[int, int] = (8, 16)
+    tipped: tuple[int, int] = (6, 8)
     """Rotations of an object that fell over: directions of the fall, and turns about the vertical for each."""
-    free_rotations: int = 120
+    free_rotations: int = 64
     """Rotations spread over all of SO(3)."""
     turns: int = 36
     """Turns of the best pose about the vertical, and about the object's long axis if it lies, that are compared in the end:
@@ -166,11 +166,10 @@ def register_template(
     instance: HullInstance,
     sweep: Sweep,
     *,
-    up: Array,  # [3] unit, world direction in which objects stand
     config: RegisterConfig | None = None,
     backend: str = "auto",
 ) -> PoseHypothesis:
-    """Refine the best poses of a sweep: first several a little, then the best of them to the end, then turns of the winner."""
+    """Refine the best poses of a sweep: first several a little, then the best of them to the end."""
     config = config or RegisterConfig()
     radius = template_radius(template)
 
@@ -185,16 +184,58 @@ def register_template(
     best = _spread_best(poses, np.array([cost for _, cost in scouted]), config.num_refined, apart_deg=10.0)
     fine = make_crops(views, instance, radius, config.fine_px, config.cost.margin)
     final = refined([poses[i] for i in best], fine, config.steps)
-    turned = _best_turns(template, final[0][0], up, scout, config, backend)
-    if turned:
-        scouted = refined(turned, scout, config.scout_steps)
-        final = sorted(final + refined([pose for pose, _ in scouted[:2]], fine, config.steps), key=lambda item: item[1])
-    pose, cost = final[0]
-    ambiguous = any(
-        c < cost * config.symmetry_tie and rotation_angle_deg(p[:3, :3].T @ pose[:3, :3]) > 20 for p, c in final[1:]
+    return _hypothesis(template, final, fine, config, backend)
+
+
+def compare_turns(
+    template: Gaussians,
+    views: Sequence[ComparedView],
+    instance: HullInstance,
+    found: PoseHypothesis,
+    *,
+    up: Array,  # [3] unit, world direction in which objects stand
+    config: RegisterConfig | None = None,
+    backend: str = "auto",
+) -> PoseHypothesis:
+    """The better of a pose and its best turns about the vertical and about the object's long axis."""
+    config = config or RegisterConfig()
+    radius = template_radius(template)
+    scout = make_crops(views, instance, radius, config.scout_px, config.cost.margin)
+    fine = make_crops(views, instance, radius, config.fine_px, config.cost.margin)
+    turned = _best_turns(template, found.world_from_object, up, scout, config, backend)
+    scouted = sorted((_refine(template, t, scout, radius, config.scout_steps, config, backend) for t in turned), key=lambda r: r[1])
+    final = [_refine(template, pose, fine, radius, config.steps, config, backend) for pose, _ in scouted[:2]]
+    ranked = sorted([(found.world_from_object, found.cost), *final], key=lambda r: r[1])
+    return _hypothesis(template, ranked, fine, config, backend, found.ambiguous)
+
+
+def _hypothesis(
+    template: Gaussians, ranked: Sequence[tuple[Array, float]], fine: Sequence[Crop], config: RegisterConfig, backend: str,
+    ambiguous: bool = False,
+) -> PoseHypothesis:
+    """The best of some refined poses (best first); a clearly turned one that is nearly as good marks a symmetry."""
+    pose, cost = ranked[0]
+    ambiguous = ambiguous or any(
+        c < cost * config.symmetry_tie and rotation_angle_deg(p[:3, :3].T @ pose[:3, :3]) > 20 for p, c in ranked[1:]
     )
     covariance = _covariance(template, pose, fine, config, backend)
     return PoseHypothesis(pose, cost, empty_cost(fine, config.cost), covariance, ambiguous)
+
+
+def gain_in_place(
+    template: Gaussians, pose: Array, views: Sequence[ComparedView], *, config: RegisterConfig | None = None, backend: str = "auto"
+) -> float | None:
+    """Share of the cost around an object that drawing it at a given pose [4, 4] explains; None if no view shows the place."""
+    config = config or RegisterConfig()
+    radius = template_radius(template)
+    points = template.means.double().numpy() @ pose[:3, :3].T + pose[:3, 3]
+    nowhere = tuple(np.zeros(v.mask.shape, bool) for v in views)
+    crops = make_crops(views, HullInstance(points, nowhere, len(views)), radius, config.fine_px, config.cost.margin)
+    if not crops:
+        return None
+    with torch.no_grad():
+        cost = float(pose_costs(template, torch.as_tensor(pose, dtype=torch.float32)[None], crops, config.cost, backend)[0])
+    return 1 - cost / max(empty_cost(crops, config.cost), 1e-12)
 
 
 def _start_rotations(last_rotation: Array, up: Array, config: RegisterConfig, rng: np.random.Generator) -> Array:
