@@ -20,9 +20,10 @@ from ltgs.core.chronology import Chronology, Presence
 Array = NDArray[np.float64]
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of a working photo; right and bottom are outside of it."""
-Verdict = Literal["matched", "new", "leftover", "newly seen", "dropped", "open"]
+Verdict = Literal["matched", "new", "leftover", "newly seen", "dropped", "covered", "open"]
 """What became of new content: a known object stands there; a new object; only the error of an object next to it; seen for
-the first time but perhaps not new; too weak; looked at again at a later stage."""
+the first time but perhaps not new; too weak; a fragment whose pixels better supported content explains; looked at again at a
+later stage."""
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 
 
@@ -138,6 +139,7 @@ class DecisionRecorder:
         self.stage = ""
         self.cameras = list(cameras)
         self._removals: list[tuple[RemovalTest, Tensor]] = []
+        self._put_back: dict[tuple[str, int], str] = {}
         self._pairs: list[PairTest] = []
         self._content: list[Content] = []
         self._instances: list[InstanceVerdict] = []
@@ -156,6 +158,10 @@ class DecisionRecorder:
         boxes = {c.name: box for c in self.cameras if (box := projected_box(c, cloud)) is not None}
         test = RemovalTest(self.stage, centre, radius, len(cloud), rounded, not reason, reason or note, 0, boxes)
         self._removals.append((test, points.detach()[:: max(1, len(points) // 256)].float()))
+
+    def stays(self, object_id: int, reason: str) -> None:
+        """What was taken away at this stage of an object is put back."""
+        self._put_back[self.stage, object_id] = reason
 
     def seen(self, content: Content, *, in_hole: bool = False) -> int:
         """The number of some new content, given at first sight."""
@@ -217,12 +223,16 @@ class DecisionRecorder:
             if chronology.templates[k].kind == "object" and chronology.tracks[k].presence[time - 1] != Presence.ABSENT
         }
         linked = [replace(test, object_id=_owner(points, test.radius, clouds)) for test, points in self._removals]
+        linked = [
+            replace(t, taken=False, reason=self._put_back[t.stage, t.object_id])
+            if t.taken and (t.stage, t.object_id) in self._put_back else t for t in linked
+        ]
         # The same set is often tried again in a later pass; the last word counts.
         once = {(t.centre, t.num_gaussians): t for t in linked if not t.taken}
         refused = sorted(once.values(), key=lambda t: -t.num_gaussians)[: self.max_refused]
         kept = tuple(t for t in linked if t.taken or any(t is r for r in refused))
         instances = tuple(
-            replace(i, reason="no known object fits into the hole") if i.verdict == "open" and i.in_hole else i
+            replace(i, reason="no known object fits into the hole or beside it") if i.verdict == "open" and i.in_hole else i
             for i in self._instances
         )
         return DecisionRecord(kept, tuple(self._pairs), instances)

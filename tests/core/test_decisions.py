@@ -100,6 +100,18 @@ def test_removals_are_linked_to_the_objects_that_they_are_part_of():
     assert tests[0].scores["explained"] == 0.5124 and tests[2].scores["explained"] == 0
 
 
+def test_what_is_put_back_was_not_taken():
+    recorder, chronology = DecisionRecorder(), two_objects()
+    cloud = chronology.templates[1].gaussians.means
+    recorder.stage = "round 1"
+    for x in (1.0, -1.0):
+        recorder.removal(cloud + torch.tensor([x, 0, 0]), {}, reason="")
+    recorder.stays(2, "still there")
+    assert [(t.object_id, t.taken, t.reason) for t in recorder.finish(chronology, 1).removals] == [
+        (1, True, ""), (2, False, "still there"),
+    ]
+
+
 def test_repeated_and_small_refusals_are_dropped_but_nothing_that_left():
     recorder, rng = DecisionRecorder(), np.random.default_rng(3)
     points = torch.as_tensor(rng.normal(size=(9, 3)))

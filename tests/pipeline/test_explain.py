@@ -118,7 +118,8 @@ def _record(photo: str) -> DecisionRecord:
         (InstanceVerdict(1, "round 1", (0.4, 0.4, 0.2), 0.2, 90, 2, False, "matched", 1, "", box),
          InstanceVerdict(2, "round 1", (0.8, -0.5, 0.2), 0.2, 90, 1, False, "new", 2, "", box),
          InstanceVerdict(3, HOSTILE, (0, 1, 0.1), 0.2, 40, 2, False, "dropped", 0, HOSTILE, {photo: (0, 0, 4000, 9)}),
-         InstanceVerdict(4, "round 1", (0, 1, 0.1), 0.2, 40, 2, False, "leftover", 1, "beside it", box)),
+         InstanceVerdict(4, "round 1", (0, 1, 0.1), 0.2, 40, 2, False, "leftover", 1, "beside it", box),
+         InstanceVerdict(5, "round 1", (0, 1, 0.1), 0.2, 40, 2, False, "covered", 0, "", box)),
     )
 
 
@@ -153,6 +154,7 @@ def test_page_of_a_visit_with_everything_and_hostile_names(store: SceneStore, tm
     assert "Scores were not recorded" not in page.words
     assert "moved (uncertain)" in page.words
     assert "0.985 ± 0.010 units" in page.words and "90.0 ± 1.1°, about the vertical" in page.words
+    assert "1 more fragment lie" not in page.words and "1 more fragment lies on pixels" in page.words
     assert "outline" in page.words and "Removals that were refused" in page.words and "Content that became no object" in page.words
     sources = page.all("src")
     rows = [s for s in sources if s.startswith("pictures/p")]

@@ -157,11 +157,15 @@ def _objects(e: Explanation) -> str:
 
 def _other(e: Explanation) -> str:
     body = ""
+    record = e.scene.visits[e.time].decisions
+    fragments = sum(i.verdict == "covered" for i in record.instances) if record is not None else 0
     if e.others:
         body += (
             '<h4>Content that became no object</h4><p class="hint">Places where the photos differ from the scene and that were looked '
             f'at, but neither matched a known object nor counted as a new one.</p><div class="others">{other_cards(e)}</div>'
         )
+    if fragments:
+        body += f'<p class="soft">{fragments} more fragment{"s lie" if fragments != 1 else " lies"} on pixels that other content explains.</p>'
     if e.refused:
         body += (
             '<h4>Removals that were refused</h4><p class="hint">Parts of the scene that were taken away for a try and put back, '
