@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from ltgs.core.decisions import DecisionRecorder
-from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
+from ltgs.objects.backing import Model
 from ltgs.objects.hull import HullInstance
 from ltgs.objects.register import (
     PoseHypothesis,
@@ -22,7 +22,6 @@ from ltgs.objects.register import (
     compare_turns,
     register_template,
     sweep_template,
-    template_radius,
 )
 
 log = logging.getLogger("ltgs.objects")
@@ -33,7 +32,7 @@ class Candidate(Protocol):
     """What association needs to know of an object."""
 
     object_id: int
-    template: Gaussians
+    model: Model
     last_pose: Array
 
 
@@ -83,13 +82,13 @@ def match_instances(
     sweeps: dict[tuple[int, int], Sweep] = {}
     for row, object_id in enumerate(ids):
         candidate = known[object_id]
-        radius = template_radius(candidate.template)
+        radius = candidate.model.radius
         for column, instance in enumerate(instances):
             reach = np.linalg.norm(instance.points - instance.centroid, axis=1).max(initial=0.0)
             if reach * config.size_slack < radius:
                 continue
             sweep = sweep_template(
-                candidate.template, views, instance, last_rotation=candidate.last_pose[:3, :3], up=up,
+                candidate.model, views, instance, last_rotation=candidate.last_pose[:3, :3], up=up,
                 config=register, rng=rng, backend=backend,
             )
             if sweep is not None:
@@ -99,7 +98,7 @@ def match_instances(
     for row, column in _promising({k: s.gain for k, s in sweeps.items()}, config):
         candidate = known[ids[row]]
         hypothesis = register_template(
-            candidate.template, views, instances[column], sweeps[row, column], config=register, backend=backend
+            candidate.model, views, instances[column], sweeps[row, column], config=register, backend=backend
         )
         hypotheses[row, column] = hypothesis
         gains[row, column] = hypothesis.gain
@@ -107,7 +106,7 @@ def match_instances(
     matches, taken, chosen = [], set(), []
     for row, column in _assign(gains, instances, config):
         hypotheses[row, column] = compare_turns(
-            known[ids[row]].template, views, instances[column], hypotheses[row, column], up=up, config=register, backend=backend
+            known[ids[row]].model, views, instances[column], hypotheses[row, column], up=up, config=register, backend=backend
         )
         matches.append(Match(ids[row], instances[column], hypotheses[row, column]))
         taken.add(column)

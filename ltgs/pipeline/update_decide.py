@@ -16,9 +16,10 @@ from ltgs.core.chronology import BACKGROUND_ID, Presence
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match, match_instances
+from ltgs.objects.backing import Model, template_radius, with_backing
 from ltgs.objects.carve import VacatedSet, find_vacated, hole_masks
 from ltgs.objects.hull import HullInstance, hull_instances, seen_empty
-from ltgs.objects.register import gain_in_place, template_radius
+from ltgs.objects.register import gain_in_place
 from ltgs.objects.templates import cut_out
 from ltgs.pipeline.update_assemble import Decisions
 from ltgs.pipeline.update_captures import VisitCaptures
@@ -124,7 +125,7 @@ class Decider:
             for k in ids:
                 obj = self._stored(k, left=True)
                 gains.append(gain_in_place(
-                    obj.template, obj.last_pose, views, config=self.visit.config.register, backend=self.visit.backend
+                    Model(obj.template), obj.last_pose, views, config=self.visit.config.register, backend=self.visit.backend
                 ))
             log.info("objects %s at their old places explain %s", ids, gains)
             unmoved = len(ids) == 1 and gains[0] is not None and gains[0] >= self.visit.config.unmoved_gain
@@ -267,7 +268,8 @@ class Decider:
                 template, pose = cut_out(self.visit.gaussians, still)
                 rows = {k: still[self.visit.ids[still] == k] - int((self.visit.ids == k).nonzero()[0]) for k in surfaces}
                 known[next_id] = KnownObject(
-                    next_id, template, pose, static_index[still[still < num_static]], True, {k: r for k, r in rows.items() if len(r)}
+                    next_id, template, pose, static_index[still[still < num_static]], True, self._model(template, pose),
+                    {k: r for k, r in rows.items() if len(r)},
                 )
                 next_id += 1
         for object_id, track in self.visit.old.tracks.items():
@@ -276,8 +278,16 @@ class Decider:
                 known[object_id] = self._stored(object_id, left=False)
 
     def _stored(self, object_id: int, *, left: bool) -> KnownObject:
-        return KnownObject(
-            object_id, self.visit.old.templates[object_id].gaussians, self.visit.old.tracks[object_id].last_pose(), None, left
+        template, track = self.visit.old.templates[object_id].gaussians, self.visit.old.tracks[object_id]
+        at_first = track.presence[0] == Presence.PRESENT
+        model = self._model(template, track.world_from_object[0]) if at_first else Model(template)
+        return KnownObject(object_id, template, track.last_pose(), None, left, model)
+
+    def _model(self, template: Gaussians, first_pose: Array) -> Model:
+        """An object that stood at `first_pose` at the first visit, with what its photos leave open at its back."""
+        photos = [self.visit.earlier_photo(i) for i in range(len(self.visit.replay))]
+        return with_backing(
+            template, first_pose, [p.camera for p in photos], [p.depth for p in photos], up=self.visit.up(), backend=self.visit.backend
         )
 
 
