@@ -12,7 +12,7 @@ from ltgs.core.chronology import Chronology, Event, Presence
 from ltgs.core.decisions import DecisionRecord, InstanceVerdict, PairTest, RemovalTest
 from ltgs.core.scene import PhotoRecord, Scene
 from ltgs.core.se3 import so3_log
-from ltgs.objects.register import template_radius
+from ltgs.objects.backing import template_radius
 from ltgs.poses.gauge import up_direction
 from ltgs.poses.localize import center_covariance
 

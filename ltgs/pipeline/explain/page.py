@@ -165,7 +165,8 @@ def _other(e: Explanation) -> str:
             f'at, but neither matched a known object nor counted as a new one.</p><div class="others">{other_cards(e)}</div>'
         )
     if fragments:
-        body += f'<p class="soft">{fragments} more fragment{"s lie" if fragments != 1 else " lies"} on pixels that other content explains.</p>'
+        words = "fragments lie" if fragments != 1 else "fragment lies"
+        body += f'<p class="soft">{fragments} more {words} on pixels that other content explains.</p>'
     if e.refused:
         body += (
             '<h4>Removals that were refused</h4><p class="hint">Parts of the scene that were taken away for a try and put back, '
