@@ -148,13 +148,13 @@ def find_vacated(
             benefit = removal_benefit(views, after)
             log.debug("set of %d at %s: %s", len(members), centre, benefit)
             gone = (kept & ~trial).nonzero()[:, 0]
-            refusal = benefit.refusal(config, views[0].mask.size)
+            refusal, note = benefit.refusal(config, views[0].mask.size), ""
             if refusal and displaced is not None and benefit.explained >= 0 and displaced(gone):
-                refusal = ""
+                refusal, note = "", "something else stands there now"
             if not refusal and veto is not None:
                 refusal = veto(gone)
             if record is not None:
-                record.removal(gaussians.means[gone], asdict(benefit), reason=refusal)
+                record.removal(gaussians.means[gone], asdict(benefit), reason=refusal, note=note)
             if refusal:
                 if refused is not None:
                     refused.append(gone)

@@ -166,6 +166,4 @@ def compare_again(
     """A stored visit's photos against the scene of the visit before, and against that of the visit, as the update compared them."""
     past = replace(scene, chronology=scene.chronology.until(time), visits=scene.visits[:time])
     visit = VisitCaptures(past, photos, replay, config, backend, 0, silent)
-    before = visit.before()
-    final = scene.chronology.state_at(time)
-    return before, visit.compare(final.gaussians, visit.expected_of(scene.chronology, final.object_ids))
+    return visit.before(), visit.compare_final(scene.chronology)

@@ -130,6 +130,7 @@ class Decider:
             log.info("objects %s at their old places explain %s", ids, gains)
             unmoved = len(ids) == 1 and gains[0] is not None and gains[0] >= self.visit.config.unmoved_gain
             if unmoved and float((owners == ids[0]).float().mean()) > 0.5:
+                self.visit.record.stays(ids[0], "drawn where it stood it explains the photos; only its template is inaccurate")
                 self.visit.undecided.append(f"Object {ids[0]} looks different from its template but still explains its place.")
             else:
                 out.append(vacated)
