@@ -32,7 +32,7 @@ class BuildConfig:
     grow_gap: float = 2.0
     """Cells away from a known template's Gaussians from which the hull shows a side of it that was not known."""
     grow_slack: float = 0.1
-    """How far outside the known template's box such a side may lie, relative to its longest side."""
+    """How far outside the object's box such a side may lie, relative to its longest side."""
     seed_opacity: float = 0.5
     """Starting opacity of a seed."""
     surface_step: int = 2
@@ -104,10 +104,14 @@ def grow_template(
     instance: HullInstance,
     views: Sequence[ComparedView],
     *,
+    extent: Gaussians,
     config: BuildConfig | None = None,
     rng: np.random.Generator,
 ) -> Gaussians:
     """A template with seeds where this visit's photos show sides of it that no earlier photo saw.
+
+    Args:
+        extent: the object as far as it may reach, in its own frame, for instance with its guessed back.
 
     Returns:
         the template, the seeds appended, in the object's frame.
@@ -119,8 +123,9 @@ def grow_template(
     if len(solid) == 0 or len(local) == 0:
         return template
     fresh = cKDTree(solid).query(local)[0] > config.grow_gap * voxel
-    # What lies outside of the known object's box is the hull's excess rather than a new side.
-    low, high = np.quantile(solid, 0.01, axis=0), np.quantile(solid, 0.99, axis=0)
+    # What lies outside of the object's box is the hull's excess rather than a new side.
+    whole = extent.means.double().numpy()
+    low, high = np.quantile(whole, 0.01, axis=0), np.quantile(whole, 0.99, axis=0)
     slack = config.grow_slack * (high - low).max()
     fresh &= ((local > low - slack) & (local < high + slack)).all(1)
     if not fresh.any():

@@ -100,8 +100,8 @@ def test_a_photo_that_looks_away_says_nothing_about_a_new_object_and_sides_are_a
     template, pose = build_template(instance, [view, away], sh_degree=1, rng=np.random.default_rng(0))
     assert len(template) > 20 and torch.isfinite(template.means).all()
     half = template[template.means[:, 0] < 0]
-    grown = grow_template(half, pose, instance, [view, away], rng=np.random.default_rng(0))
+    grown = grow_template(half, pose, instance, [view, away], extent=template, rng=np.random.default_rng(0))
     new = grown.means[len(half) :]
     assert torch.equal(grown.means[: len(half)], half.means) and len(new) > 0
-    # Sides are added next to what is known, not all over the hull.
-    assert (new[:, 0] < 0.1).all()
+    assert (new[:, 0] > 0).all(), "only the unknown half is added"
+    assert len(grow_template(half, pose, instance, [view, away], extent=half, rng=np.random.default_rng(0))) == len(half)
