@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -79,8 +79,8 @@ class PoseHypothesis:
     """[6, 6] of (translation, rotation vector), Gauss-Newton."""
     ambiguous: bool
     """True if a clearly different rotation explains the photos as well: a symmetric object or too few pixels."""
-    others: tuple[tuple[Array, float], ...] = ()
-    """Other refined poses [4, 4] and their costs, best first."""
+    ranked: tuple[tuple[Array, float], ...] = ()
+    """The refined poses [4, 4], this one first, and the costs by which they were ranked: guessed sides count less there."""
 
     @property
     def gain(self) -> float:
@@ -204,7 +204,7 @@ def compare_turns(
     turned = _best_turns(model, found.world_from_object, up, scout, config, backend)
     scouted = sorted((_refine(model, t, scout, radius, config.scout_steps, config, backend) for t in turned), key=lambda r: r[1])
     final = [_refine(model, pose, fine, radius, config.steps, config, backend) for pose, _ in scouted[:2]]
-    ranked = sorted([(found.world_from_object, found.cost), *found.others, *final], key=lambda r: r[1])
+    ranked = sorted([*found.ranked, *final], key=lambda r: r[1])
     return _hypothesis(model, ranked, fine, config, backend)
 
 
@@ -217,7 +217,11 @@ def _hypothesis(
         c < cost * config.symmetry_tie and rotation_angle_deg(p[:3, :3].T @ pose[:3, :3]) > 20 for p, c in ranked[1:]
     )
     covariance = _covariance(model, pose, fine, config, backend) + _spread_of_ties(ranked, config)
-    return PoseHypothesis(pose, cost, empty_cost(fine, config.cost), covariance, ambiguous, tuple(ranked[1:]))
+    # Whether the object is there at all must not be decided by sides that nobody saw being excused.
+    strict = replace(config.cost, guess_discount=0.0)
+    with torch.no_grad():
+        shown = float(pose_costs(model, torch.as_tensor(pose, dtype=torch.float32)[None], fine, strict, backend)[0])
+    return PoseHypothesis(pose, shown, empty_cost(fine, strict), covariance, ambiguous, tuple(ranked))
 
 
 def _spread_of_ties(ranked: Sequence[tuple[Array, float]], config: RegisterConfig) -> Array:
