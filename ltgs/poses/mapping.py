@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from ltgs.io.posed import PosedPhoto
 from ltgs.poses.database import AttemptDatabase, from_pycolmap, rigid4, scaled_camera, to_pycolmap
 from ltgs.poses.features import PhotoFeatures
 from ltgs.poses.gauge import camera_center
+from ltgs.poses.polish import PolishConfig, polish
 
 Array = NDArray[np.float64]
 
@@ -33,6 +34,8 @@ class MapperConfig:
     """2D-3D inliers to add a photo; COLMAP's default."""
     refine_distortion: bool = True
     """Estimate one radial coefficient per camera."""
+    polish: PolishConfig = field(default_factory=PolishConfig)
+    """The last, robust adjustment."""
     seed: int = 0
     """Of every random choice."""
     num_threads: int = 1
@@ -69,7 +72,7 @@ class Model:
 
 
 def run_mapper(database: AttemptDatabase, folder: Path, config: MapperConfig) -> list[pycolmap.Reconstruction]:
-    """All separate models COLMAP finds, largest first; empty if no pair of photos could start one."""
+    """All separate models COLMAP finds, largest first, which is polished; empty if no pair of photos could start one."""
     out = folder / "models"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -87,7 +90,10 @@ def run_mapper(database: AttemptDatabase, folder: Path, config: MapperConfig) ->
     options.mapper.abs_pose_min_num_inliers = config.pose_min_inliers
     pycolmap.set_random_seed(config.seed)
     models = pycolmap.incremental_mapping(database.path, folder, out, options)
-    return sorted(models.values(), key=lambda m: (-m.num_reg_images(), -m.num_points3D()))
+    found = sorted(models.values(), key=lambda m: (-m.num_reg_images(), -m.num_points3D()))
+    if found and config.polish.enabled:
+        polish(found[0], config.polish, refine_distortion=config.refine_distortion, num_threads=config.num_threads)
+    return found
 
 
 def run_triangulation(

@@ -93,6 +93,27 @@ def preview_scores(query: Tensor, stack: Tensor, *, max_ratio: float = 0.85) -> 
     return good.sum(0).numpy()
 
 
+def nearest_photos(query: Tensor, stack: Tensor, count: int, *, shortlist: int, coarse: int = 64) -> NDArray[np.int64]:
+    """Photos of a stack that look most like a query, best first.
+
+    Of stacks longer than `shortlist` a comparison of the `coarse` largest keypoints, which costs a sixteenth, chooses the photos
+    that are compared in full, so that the cost per query hardly grows with the stack.
+
+    Args:
+        query: [Q, 128] unit rows, largest keypoints first. stack: [C, P, 128] as from `preview_stack`.
+
+    Returns:
+        at most `count` indices into the stack.
+    """
+    kept = np.arange(len(stack))
+    if len(stack) > shortlist:
+        # Their first rows are the largest keypoints; more of them must agree by chance, so the ratio test is left as it is.
+        first = preview_scores(query[:coarse], stack[:, :coarse].contiguous())
+        kept = np.sort(np.argsort(-first, kind="stable")[:shortlist])
+    scores = preview_scores(query, stack[torch.from_numpy(kept)] if len(kept) < len(stack) else stack)
+    return kept[np.argsort(-scores, kind="stable")[:count]]
+
+
 def preview_stack(features: Sequence[tuple[NDArray[np.uint8], NDArray[np.float32]]], count: int) -> Tensor:
     """Stack the `count` largest keypoints' descriptors of each (descriptors, size) as [C, count, 128], zero-padded."""
     out = torch.zeros(len(features), count, 128)
