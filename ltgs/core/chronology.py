@@ -39,10 +39,16 @@ class Template:
     gaussians: Gaussians
     created_at: int
     """Timestep whose photos built it."""
+    name: str = ""
+    """What the user calls it; empty = no name."""
+    members: Tensor | None = None
+    """[M] int64 indices into the background this object was cut out of; None = built from photos, or not recorded."""
 
     def __post_init__(self) -> None:
         if self.object_id < 1:
             raise ValueError(f"object_id must be >= 1, got {self.object_id}.")
+        if self.members is not None:
+            check_shape("members", self.members, "M")
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ class ObjectTrack:
     """[T, 6, 6] of (translation in scene units, rotation vector in radians), NaN where not estimated."""
     registration_error: Array
     """[T] root mean square residual, scene units; NaN where not registered."""
+    pinned: frozenset[int] = frozenset()
+    """Times whose pose the user has set; nothing but another edit changes them."""
 
     def __post_init__(self) -> None:
         check_shape("presence", self.presence, "T")
@@ -68,6 +76,8 @@ class ObjectTrack:
         present = self.presence != Presence.ABSENT
         if not np.isfinite(self.world_from_object[present]).all():
             raise ValueError(f"object {self.object_id} has a time without a pose although it is not absent.")
+        if not all(0 <= p < t and self.presence[p] == Presence.PRESENT for p in self.pinned):
+            raise ValueError(f"object {self.object_id} has a pinned time at which it is not present.")
 
     @property
     def num_times(self) -> int:
@@ -90,6 +100,7 @@ class ObjectTrack:
             np.concatenate([self.world_from_object, pose[None]]),
             np.concatenate([self.pose_covariance, cov[None]]),
             np.append(self.registration_error, error),
+            self.pinned,
         )
 
     def last_pose(self) -> Array:
@@ -134,6 +145,11 @@ class Appearance:
         """[..., 3] render colours to this visit's light, not clamped."""
         m = torch.as_tensor(self.colour, dtype=rgb.dtype, device=rgb.device)
         return rgb @ m[:, :3].T + m[:, 3]
+
+    def distance(self, before: Appearance) -> float:
+        """Mean relative difference of what a mid grey becomes in this light and in that of another visit."""
+        grey = np.append(np.full(3, 0.4), 1.0)
+        return float(np.abs(self.colour @ grey / np.maximum(before.colour @ grey, 1e-3) - 1).mean())
 
 
 @dataclass(frozen=True)
@@ -199,6 +215,36 @@ class Chronology:
     def static_background(self) -> Gaussians:
         """Background without the Gaussians that became templates."""
         return self.background if len(self.lifted) == 0 else self.background[self.static_mask]
+
+    def members_of(self, object_id: int) -> Tensor:
+        """[M] indices of the background Gaussians an object was cut out of; empty if it was built from photos.
+
+        Scenes stored before the indices were recorded know only their union; there each lifted Gaussian that no template
+        claims belongs to the object of the first visit that has a Gaussian nearest to it.
+        """
+        template = self.templates[object_id]
+        none = torch.zeros(0, dtype=torch.int64)
+        if template.members is not None:
+            return template.members
+        claimed = [t.members for t in self.templates.values() if t.members is not None]
+        free = self.lifted[~torch.isin(self.lifted, torch.cat([none, *claimed]))]
+        owners = [k for k, t in sorted(self.templates.items()) if self._may_own_lifted(t)]
+        if object_id not in owners or len(free) == 0:
+            return none
+        distances = torch.stack([self._distance_at_first(k, free) for k in owners])
+        return free[distances.argmin(0) == owners.index(object_id)]
+
+    def _may_own_lifted(self, template: Template) -> bool:
+        there = self.tracks[template.object_id].presence[0] != Presence.ABSENT
+        return template.kind == "object" and template.members is None and template.created_at == 0 and bool(there)
+
+    def _distance_at_first(self, object_id: int, indices: Tensor) -> Tensor:
+        """[M] distance of background Gaussians to the nearest one of an object as it stood at the first visit."""
+        pose = torch.as_tensor(self.tracks[object_id].world_from_object[0], dtype=torch.float32)
+        own = self.templates[object_id].gaussians.transformed(pose).means
+        if len(own) == 0:
+            return torch.full((len(indices),), torch.inf)
+        return torch.cat([torch.cdist(part, own).amin(1) for part in self.background.means[indices].split(1024)])
 
     def present_ids(self, time: int) -> list[int]:
         """Ids drawn at `time`: present or unknown (shown at the last known pose)."""

@@ -20,6 +20,7 @@ from ltgs.core.chronology import Appearance, Chronology, Event, ObjectTrack, Tem
 from ltgs.core.gaussians import FIELDS, Gaussians
 from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
 from ltgs.errors import FormatError
+from ltgs.io.edit_codec import decode_edits, decode_name, decode_pinned, encode_edit
 from ltgs.io.json_files import need, need_array, need_int, need_number
 from ltgs.io.manifest import BLOB_NAME
 
@@ -121,10 +122,7 @@ def encode_scene(scene: Scene, put: PutTensors) -> dict[str, Any]:
         "metres_per_unit": None if chronology.metres_per_unit is None else float(chronology.metres_per_unit),
         "background": put(chronology.background.tensors()),
         "lifted": put({"lifted": chronology.lifted.to(torch.int64)}),
-        "templates": [
-            {"object_id": k, "kind": t.kind, "created_at": int(t.created_at), "gaussians": put(t.gaussians.tensors())}
-            for k, t in sorted(chronology.templates.items())
-        ],
+        "templates": [_encode_template(t, put) for _, t in sorted(chronology.templates.items())],
         "tracks": [_encode_track(t) for _, t in sorted(chronology.tracks.items())],
         "appearance": [
             {"colour": _rows(a.colour), "changed": bool(a.changed), "exposure_ev": _number(a.exposure_ev)}
@@ -138,17 +136,31 @@ def encode_scene(scene: Scene, put: PutTensors) -> dict[str, Any]:
         "visits": [_encode_visit(v) for v in scene.visits],
         "side_data": {str(name): put(group) for name, group in sorted(scene.side_data.items())},
         "config": _plain(scene.config, "config"),
+        "edits": [encode_edit(e) for e in scene.edits],
     }
 
 
+def _encode_template(template: Template, put: PutTensors) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "object_id": template.object_id, "kind": template.kind, "created_at": int(template.created_at),
+        "gaussians": put(template.gaussians.tensors()),
+    }
+    if template.name:
+        record["name"] = template.name
+    if template.members is not None:
+        record["members"] = put({"members": template.members.to(torch.int64)})
+    return record
+
+
 def _encode_track(track: ObjectTrack) -> dict[str, Any]:
-    return {
+    record = {
         "object_id": int(track.object_id),
         "presence": [int(p) for p in track.presence],
         "world_from_object": _rows(track.world_from_object),
         "pose_covariance": _rows(track.pose_covariance),
         "registration_error": [_number(e) for e in track.registration_error],
     }
+    return record | ({"pinned": sorted(track.pinned)} if track.pinned else {})
 
 
 def _encode_visit(visit: VisitRecord) -> dict[str, Any]:
@@ -197,20 +209,13 @@ def decode_scene(body: Mapping[str, Any], get: GetTensors, timings: list[dict[st
 def _decode_scene(body: Mapping[str, Any], get: GetTensors, timings: list[dict[str, float]], where: str) -> Scene:
     num_times = need_int(body, "num_times", where, 1, 1 << 20)
     background = _decode_gaussians(body, "background", get, where)
-    lifted = get(_blob(body, "lifted", body, where)).get("lifted")
-    if lifted is None or lifted.dtype != torch.int64 or lifted.ndim != 1:
-        raise FormatError(f"{where}: the lifted indices are missing or of the wrong type.")
-    if len(lifted) and (int(lifted.min()) < 0 or int(lifted.max()) >= len(background)):
-        raise FormatError(f"{where}: lifted indices lie outside of the background.")
+    lifted = _decode_indices(body, "lifted", len(background), get, where, body)
     templates: dict[int, Template] = {}
     for record in need(body, "templates", list, where):
-        object_id = need_int(record, "object_id", f"{where}, templates", 1, _MAX_INDEX)
-        place = f"{where}, template {object_id}"
-        kind = need(record, "kind", str, place)
-        if kind not in ("object", "surface") or object_id in templates:
-            raise FormatError(f"{place}: unknown kind {kind!r}, or the id is used twice.")
-        gaussians = _decode_gaussians(record, "gaussians", get, place, body)
-        templates[object_id] = Template(object_id, kind, gaussians, need_int(record, "created_at", place, 0, _MAX_INDEX))  # type: ignore[arg-type]
+        template = _decode_template(record, len(background), get, where, body)
+        if template.object_id in templates:
+            raise FormatError(f"{where}: the id of template {template.object_id} is used twice.")
+        templates[template.object_id] = template
     tracks = [_decode_track(r, num_times, where) for r in need(body, "tracks", list, where)]
     metres: Any = need(body, "metres_per_unit", (int, float, type(None)), where)
     chronology = Chronology(
@@ -229,6 +234,7 @@ def _decode_scene(body: Mapping[str, Any], get: GetTensors, timings: list[dict[s
             name: get(_blob(body["side_data"], name, body, where)) for name in need(body, "side_data", dict, where)
         },
         config=need(body, "config", dict, where),
+        edits=decode_edits(body, where),
     )
 
 
@@ -254,6 +260,29 @@ def _decode_gaussians(record: Any, key: str, get: GetTensors, where: str, body: 
     return Gaussians(**tensors)
 
 
+def _decode_indices(record: Any, key: str, count: int, get: GetTensors, where: str, body: Mapping[str, Any]) -> Tensor:
+    """[L] int64 indices into a background of `count` Gaussians."""
+    indices = get(_blob(record, key, body, where)).get(key)
+    if indices is None or indices.dtype != torch.int64 or indices.ndim != 1:
+        raise FormatError(f"{where}: the {key} indices are missing or of the wrong type.")
+    if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= count):
+        raise FormatError(f"{where}: {key} indices lie outside of the background.")
+    return indices
+
+
+def _decode_template(record: Any, count: int, get: GetTensors, where: str, body: Mapping[str, Any]) -> Template:
+    object_id = need_int(record, "object_id", f"{where}, templates", 1, _MAX_INDEX)
+    place = f"{where}, template {object_id}"
+    kind = need(record, "kind", str, place)
+    if kind not in ("object", "surface"):
+        raise FormatError(f"{place}: unknown kind {kind[:40]!r}.")
+    return Template(
+        object_id, kind, _decode_gaussians(record, "gaussians", get, place, body),  # type: ignore[arg-type]
+        need_int(record, "created_at", place, 0, _MAX_INDEX), decode_name(record, place),
+        _decode_indices(record, "members", count, get, place, body) if "members" in record else None,
+    )
+
+
 def _decode_track(record: Any, num_times: int, where: str) -> ObjectTrack:
     object_id = need_int(record, "object_id", f"{where}, tracks", 1, _MAX_INDEX)
     place = f"{where}, track {object_id}"
@@ -266,6 +295,7 @@ def _decode_track(record: Any, num_times: int, where: str) -> ObjectTrack:
         _array(need(record, "world_from_object", list, place), (num_times, 4, 4), place),
         _array(need(record, "pose_covariance", list, place), (num_times, 6, 6), place),
         _array(need(record, "registration_error", list, place), (num_times,), place),
+        decode_pinned(record, place),
     )
 
 

@@ -70,7 +70,7 @@ class _Assembly:
         tracks = dict(self.old.tracks)
         for k, obj in self.decisions.known.items():
             if obj.lifted is not None:
-                self.templates[k] = Template(k, "object", obj.template, 0)
+                self.templates[k] = Template(k, "object", obj.template, 0, members=obj.lifted)
                 self.lifted.append(obj.lifted)
             if k not in tracks:
                 tracks[k] = ObjectTrack.start(k, self.time - 1, obj.last_pose, before=Presence.PRESENT)
