@@ -78,7 +78,8 @@ class Edit:
 
     def words(self) -> str:
         """One line: "merge: object 3, other 7"; lists of numbers are left out."""
-        return f"{self.operation}: " + ", ".join(f"{k} {v}" for k, v in self.arguments.items() if not isinstance(v, list))
+        said = sorted(self.arguments.items(), key=lambda item: (item[0] != "object", item[0]))
+        return f"{self.operation}: " + ", ".join(f"{k} {v}" for k, v in said if not isinstance(v, list))
 
 
 @dataclass(frozen=True)

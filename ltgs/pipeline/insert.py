@@ -293,7 +293,9 @@ class _Insertion:
     def _result(self) -> Scene:
         old, new = self.whole.chronology, self.updated.chronology
         steps = {(k, shifted(t, self.time)): step for (k, t), step in all_steps(old.tracks).items()}
-        steps |= {(self.names[k], self.time): step_at(track, self.time) for k, track in new.tracks.items()}
+        # To the update an object that only later visits knew had been away and "returned"; in truth it appeared.
+        found = {k: t for k, t in new.tracks.items() if (t.presence[: self.time] != Presence.ABSENT).any()}
+        steps |= {(self.names[k], self.time): step_at(track, self.time) for k, track in found.items()}
         appearance = [*new.appearance, *old.appearance[self.time :]]
         after = self.time + 1
         if after < len(appearance):
