@@ -13,6 +13,7 @@ from torch import Tensor
 from ltgs.core.checks import check_finite, check_rotation, check_shape
 from ltgs.core.chronology import Chronology, Event, ObjectTrack, Presence, Template
 from ltgs.core.events import all_steps, derive_events, step_at
+from ltgs.core.gaussians import Gaussians
 from ltgs.core.se3 import hat, invert_rigid
 from ltgs.errors import UsageError
 
@@ -102,7 +103,7 @@ def split_object(chronology: Chronology, object_id: int, time: int) -> tuple[Chr
     new = max(chronology.templates) + 1
     late = np.arange(track.num_times) >= time
     templates, tracks = dict(chronology.templates), dict(chronology.tracks)
-    templates[new] = replace(template, object_id=new, name="", members=None)
+    templates[new] = replace(template, object_id=new, name="", members=None, surface_parts={})
     tracks[object_id], tracks[new] = _absent_at(track, late), _absent_at(replace(track, object_id=new), ~late)
     known = [replace(e, object_id=new) if e.object_id == object_id and e.time > time else e for e in chronology.events]
     steps = all_steps(chronology.tracks)
@@ -114,7 +115,7 @@ def split_object(chronology: Chronology, object_id: int, time: int) -> tuple[Chr
 
 
 def delete_object(chronology: Chronology, object_id: int, surfaces: Mapping[int, Tensor] | None = None) -> Chronology:
-    """It never was an object: what was cut out of the background returns there, what was built from photos vanishes.
+    """It never was an object: what was cut out of the background or a surface returns there, what was built vanishes.
 
     Args:
         surfaces: id of a revealed surface to [N] bool, which of its Gaussians stay (see `ltgs.pipeline.edit_surfaces`).
@@ -133,6 +134,9 @@ def delete_object(chronology: Chronology, object_id: int, surfaces: Mapping[int,
         templates[k] = replace(templates[k], gaussians=templates[k].gaussians[stays])
         if not len(templates[k].gaussians):
             del templates[k]
+    for k, part in chronology.templates[object_id].surface_parts.items():
+        if k in templates:
+            templates[k] = replace(templates[k], gaussians=Gaussians.concatenate([templates[k].gaussians, part]))
     tracks = {k: t for k, t in chronology.tracks.items() if k in templates}
     lifted = chronology.lifted[~torch.isin(chronology.lifted, members)]
     return _with(replace(chronology, lifted=lifted), templates, tracks, chronology.events)

@@ -64,15 +64,6 @@ def with_time(track: ObjectTrack, time: int, new: Entry) -> ObjectTrack:
     )
 
 
-def cut(track: ObjectTrack, count: int) -> ObjectTrack:
-    """The first `count` times of a track."""
-    return replace(
-        track, presence=track.presence[:count], world_from_object=track.world_from_object[:count],
-        pose_covariance=track.pose_covariance[:count], registration_error=track.registration_error[:count],
-        pinned=frozenset(t for t in track.pinned if t < count),
-    )
-
-
 def shifted(time: int, inserted: int) -> int:
     """What a time is called after another one was inserted."""
     return time + 1 if time >= inserted else time

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from ltgs.core.decisions import DecisionRecorder
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.hull import HullInstance
@@ -61,6 +62,7 @@ def match_instances(
     register: RegisterConfig,
     rng: np.random.Generator,
     backend: str = "auto",
+    record: DecisionRecorder | None = None,
 ) -> tuple[list[Match], list[int]]:
     """Register every feasible pair and take the assignment that explains most.
 
@@ -87,17 +89,20 @@ def match_instances(
     for row, column in _promising({k: s.gain for k, s in sweeps.items()}, config):
         candidate = known[ids[row]]
         hypothesis = register_template(
-            candidate.template, views, instances[column], sweeps[row, column], config=register, backend=backend
+            candidate.template, views, instances[column], sweeps[row, column], up=up, config=register, backend=backend
         )
         hypotheses[row, column] = hypothesis
         gains[row, column] = hypothesis.gain
         log.info("object %d against instance %d: sweep %.3f, gain %.3f", ids[row], column, sweeps[row, column].gain, hypothesis.gain)
-    matches, taken = [], set()
+    matches, taken, chosen = [], set(), []
     if gains.size:
         for row, column in zip(*linear_sum_assignment(-gains), strict=True):
             if gains[row, column] >= config.min_gain:
                 matches.append(Match(ids[row], instances[column], hypotheses[row, column]))
                 taken.add(int(column))
+                chosen.append((int(row), int(column)))
+    if record is not None:
+        record.pairs(ids, instances, {k: s.gain for k, s in sweeps.items()}, hypotheses, chosen, config.min_gain)
     return matches, [i for i in range(len(instances)) if i not in taken]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -30,6 +31,13 @@ class CostConfig:
     """Cost of a pixel about which nothing is known; between that of a fitting object (0.02) and of a wrong one (0.5)."""
     margin: float = 0.35
     """Crop border around the instance and the object relative to the object's size in the image."""
+    shading_cells: int = 8
+    """Cells per side of the crop, over which the brightness of an object may differ smoothly from its template's: a turned
+    object takes its shading from the place, not from the template."""
+    shading_limits: tuple[float, float] = (0.6, 1.6)
+    """Bounds of that difference."""
+    shading_prior: float = 0.02
+    """Weight of no difference, squared colour units."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +126,40 @@ def pose_costs(template: Gaussians, poses: Tensor, crops: Sequence[Crop], config
         out = render(template, cameras, backend=backend)  # type: ignore[arg-type]
         lit = (out.rgb @ crop.light[:, :3].T + out.alpha * crop.light[:, 3]) * crop.gain
         visible = (out.depth[..., 0] < crop.depth * 1.03).to(lit.dtype).detach()[..., None]
-        cost = _pixel_cost(lit * visible, out.alpha * visible, crop, config)
+        covered = out.alpha * visible
+        cost = _pixel_cost(shaded(lit * visible, covered, crop.photo, config), covered, crop, config)
         total = total + (cost * crop.weight).sum((1, 2))
         weight += float(crop.weight.sum())
     return total / max(weight, 1.0)
+
+
+@lru_cache(maxsize=16)
+def _coarse_grid(size: int, cells: int) -> tuple[Tensor, Tensor]:
+    """Matrices to a coarse grid [cells, size] (means, blurred once) and back [size, cells] (linear)."""
+    place = (torch.arange(size) + 0.5) * cells / size
+    mean = torch.zeros(cells, size)
+    mean[place.long(), torch.arange(size)] = 1
+    mean = mean / mean.sum(1, keepdim=True).clamp_min(1)
+    near = (torch.arange(cells)[:, None] - torch.arange(cells)[None]).abs()
+    blur = torch.where(near == 0, 0.5, torch.where(near == 1, 0.25, 0.0))
+    back = (1 - (place[:, None] - 0.5 - torch.arange(cells)[None]).abs()).clamp_min(0)
+    return (blur / blur.sum(1, keepdim=True)) @ mean, back / back.sum(1, keepdim=True)
+
+
+def shaded(lit: Tensor, alpha: Tensor, photo: Tensor, config: CostConfig) -> Tensor:
+    """[P, h, w, 3] an object's light with its smooth brightness differences to the photo [h, w, 3] taken out.
+
+    Only brightness, never colour, and only what is smooth over a good part of the object: labels, edges and outlines decide.
+    """
+    size = photo.shape[0]
+    down, up = _coarse_grid(size, config.shading_cells)
+    with torch.no_grad():
+        bright = lit.mean(-1)
+        target = alpha[..., 0] * photo.mean(-1)
+        top, low, share = (down @ image @ down.T for image in (bright * target, bright * bright, alpha[..., 0]))
+        prior = config.shading_prior * share + 1e-6
+        gain = up @ ((top + prior) / (low + prior)).clamp(*config.shading_limits) @ up.T
+    return lit * gain[..., None]
 
 
 def centred_on_masks(

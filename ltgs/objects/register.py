@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
-from ltgs.core.se3 import make_rigid, rotation_angle_deg, se3_exp
+from ltgs.core.se3 import make_rigid, rotation_angle_deg, se3_exp, so3_exp
 from ltgs.core.views import ComparedView
 from ltgs.objects.crops import CostConfig, Crop, centred_on_masks, empty_cost, make_crops, pose_costs
 from ltgs.objects.hull import HullInstance
@@ -25,8 +25,17 @@ Array = NDArray[np.float64]
 class RegisterConfig:
     """Render-and-compare."""
 
-    num_rotations: int = 320
-    """Rotations of the coarse sweep: half spread over all of SO(3), half about the axes the object stood on."""
+    upright: int = 72
+    """Rotations of the coarse sweep about the vertical, from the orientation the object had."""
+    tipped: tuple[int, int] = (8, 16)
+    """Rotations of an object that fell over: directions of the fall, and turns about the vertical for each."""
+    free_rotations: int = 120
+    """Rotations spread over all of SO(3)."""
+    turns: int = 36
+    """Turns of the best pose about the vertical, and about the object's long axis if it lies, that are compared in the end:
+    the colours of a nearly symmetric object hardly tell them apart at the resolution of the sweep."""
+    num_turned: int = 3
+    """Best of these turns that are refined as well."""
     coarse_px: int = 40
     """Longer side of the crops of the coarse sweep, pixels."""
     fine_px: int = 120
@@ -157,10 +166,11 @@ def register_template(
     instance: HullInstance,
     sweep: Sweep,
     *,
+    up: Array,  # [3] unit, world direction in which objects stand
     config: RegisterConfig | None = None,
     backend: str = "auto",
 ) -> PoseHypothesis:
-    """Refine the best poses of a sweep: first several a little, then the best of them to the end."""
+    """Refine the best poses of a sweep: first several a little, then the best of them to the end, then turns of the winner."""
     config = config or RegisterConfig()
     radius = template_radius(template)
 
@@ -175,6 +185,10 @@ def register_template(
     best = _spread_best(poses, np.array([cost for _, cost in scouted]), config.num_refined, apart_deg=10.0)
     fine = make_crops(views, instance, radius, config.fine_px, config.cost.margin)
     final = refined([poses[i] for i in best], fine, config.steps)
+    turned = _best_turns(template, final[0][0], up, scout, config, backend)
+    if turned:
+        scouted = refined(turned, scout, config.scout_steps)
+        final = sorted(final + refined([pose for pose, _ in scouted[:2]], fine, config.steps), key=lambda item: item[1])
     pose, cost = final[0]
     ambiguous = any(
         c < cost * config.symmetry_tie and rotation_angle_deg(p[:3, :3].T @ pose[:3, :3]) > 20 for p, c in final[1:]
@@ -184,12 +198,40 @@ def register_template(
 
 
 def _start_rotations(last_rotation: Array, up: Array, config: RegisterConfig, rng: np.random.Generator) -> Array:
-    """[R, 3, 3]: turned about the vertical from the last orientation, plus orientations from all of SO(3)."""
-    half = config.num_rotations // 2
+    """[R, 3, 3]: turned about the vertical from the last orientation, the same tipped over, and orientations from all of SO(3)."""
+    falls, yaws = config.tipped
+    side = np.cross(up, np.eye(3)[np.argmin(np.abs(up))])
+    axes = axis_rotations(up, falls) @ (side / np.linalg.norm(side))
+    tipped = [axis_rotations(up, yaws) @ _rotation(axis, np.pi / 2) @ last_rotation for axis in axes]
     return np.concatenate([
-        axis_rotations(up, half) @ last_rotation if half else np.zeros((0, 3, 3)),
-        random_rotations(config.num_rotations - half, rng),
+        axis_rotations(up, config.upright) @ last_rotation, *tipped, random_rotations(config.free_rotations, rng),
     ])
+
+
+def _rotation(axis: Array, angle: float) -> Array:
+    """[3, 3] rotation by an angle about a unit axis."""
+    return so3_exp(torch.as_tensor(axis * angle)).numpy()
+
+
+def _best_turns(
+    template: Gaussians, pose: Array, up: Array, crops: Sequence[Crop], config: RegisterConfig, backend: str
+) -> list[Array]:
+    """The best turns of a pose about the vertical and about the object's own long axis, other than the pose itself."""
+    means = template.means.double().numpy()
+    middle = np.median(means, axis=0)
+    long_axis = pose[:3, :3] @ np.linalg.svd(means - middle, full_matrices=False)[2][0]
+    axes = [up] if abs(float(long_axis @ up)) > 0.9 else [up, long_axis]
+    rotations = np.concatenate([axis_rotations(axis, config.turns) for axis in axes]) @ pose[:3, :3]
+    centre = pose[:3, :3] @ middle + pose[:3, 3]
+    starts = torch.as_tensor(np.array([make_rigid(r, centre - r @ middle) for r in rotations]), dtype=torch.float32)
+    with torch.no_grad():
+        at = centred_on_masks(template, starts, crops, middle=torch.as_tensor(middle, dtype=torch.float32), backend=backend, rounds=1)
+        # Centring helps turns whose outline differs; where the mask is cut off it harms.
+        both = torch.cat([at, starts])
+        costs = pose_costs(template, both, crops, config.cost, backend).double().numpy()
+    turned = both.double().numpy()
+    keep = [i for i in range(len(turned)) if rotation_angle_deg(turned[i, :3, :3].T @ pose[:3, :3]) > 12]
+    return [turned[keep][i] for i in _spread_best(turned[keep], costs[keep], config.num_turned, apart_deg=15.0)]
 
 
 def _spread_best(poses: Array, costs: Array, count: int, *, apart_deg: float = 20.0) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ltgs.core.chronology import Chronology, Event
+from ltgs.core.decisions import renumbered
 from ltgs.core.edits import checked_object, delete_object, merge_objects, pin_pose, rename_object, split_object
 from ltgs.core.scene import Edit, Scene
 from ltgs.core.se3 import make_rigid, quat_to_matrix
@@ -37,6 +38,9 @@ class Edited:
     """What is recorded of the operation, plain JSON values."""
     remarks: tuple[str, ...] = ()
     """What the user should know, one sentence each."""
+    names: Mapping[int, int] = field(default_factory=dict)
+    """Old to new id of what was decided at the visits from `since` on."""
+    since: int = 0
 
 
 class Operation(Protocol):
@@ -74,7 +78,7 @@ class Merge:
         )
         merged = merge_objects(scene.chronology, self.object_id, self.other, change.other_from_object)
         remark = f"object {self.other} is object {self.object_id} from now on: {change.how}"
-        return Edited(merged, {"object": self.object_id, "other": self.other}, (remark,))
+        return Edited(merged, {"object": self.object_id, "other": self.other}, (remark,), {self.other: self.object_id})
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ class Split:
         time = resolve_time(scene, self.time)
         chronology, new = split_object(scene.chronology, self.object_id, time)
         remark = f"from time {time} on, object {self.object_id} is object {new}; it looks the same until new photos say more"
-        return Edited(chronology, {"object": self.object_id, "visit": scene.visits[time].name, "new": new}, (remark,))
+        arguments = {"object": self.object_id, "visit": scene.visits[time].name, "new": new}
+        return Edited(chronology, arguments, (remark,), {self.object_id: new}, time)
 
 
 @dataclass(frozen=True)
@@ -229,7 +234,12 @@ def parse_pose(text: str) -> Array:
 def _apply(scene: Scene, operation: Operation, backend: str) -> EditOutcome:
     edited = operation.apply(scene, backend)
     record = Edit(operation.name, edited.arguments, datetime.now(UTC))
-    changed = dataclasses.replace(scene, chronology=edited.chronology, edits=(*scene.edits, record))
+    visits = tuple(
+        dataclasses.replace(v, decisions=renumbered(v.decisions, edited.names))
+        if edited.names and v.decisions is not None and v.timestep >= edited.since else v
+        for v in scene.visits
+    )
+    changed = dataclasses.replace(scene, chronology=edited.chronology, visits=visits, edits=(*scene.edits, record))
     return EditOutcome(changed, None, edited.remarks, *_differences(scene.chronology, edited.chronology))
 
 

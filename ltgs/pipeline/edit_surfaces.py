@@ -37,7 +37,9 @@ def surfaces_without(scene: Scene, object_id: int, *, backend: str = "auto") -> 
         others = [k for k, t in chronology.templates.items() if k != object_id and t.kind == "object" and _left(chronology, k, time)]
         cameras = scene.visits[time].cameras
         for k, template in chronology.templates.items():
-            if template.kind == "surface" and template.created_at == time:
+            # Surfaces that were drawn before complete what no photo had seen well; nothing left there.
+            came = chronology.tracks[k].presence[time - 1] == Presence.ABSENT
+            if template.kind == "surface" and template.created_at == time and came:
                 pose = chronology.tracks[k].world_from_object[time]
                 points = template.gaussians.means.double().numpy() @ pose[:3, :3].T + pose[:3, 3]
                 gone = np.ones(len(points), dtype=bool)

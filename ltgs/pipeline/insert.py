@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from ltgs.core.chronology import Chronology, Event, ObjectTrack, Presence, Template
+from ltgs.core.decisions import renumbered
 from ltgs.core.events import all_steps, derive_events, step_at
 from ltgs.core.scene import Scene, VisitRecord
 from ltgs.core.se3 import invert_rigid
-from ltgs.core.track_times import Entry, cut, entry, shifted, with_entry, with_time
+from ltgs.core.track_times import Entry, entry, shifted, with_entry, with_time
 from ltgs.errors import UsageError
 from ltgs.objects.register import template_radius
 from ltgs.pipeline.object_frames import first_seen, looks_alike
@@ -70,19 +71,17 @@ def before_time(scene: Scene, time: int) -> Scene:
     What later visits cut out of the background stays cut out. Objects that only later visits saw come along as absent, so
     that the update can find them. Their first pose stands at the last time to say how they were last seen to stand.
     """
-    old = scene.chronology
+    old, short = scene.chronology, scene.chronology.until(time)
     tracks: dict[int, ObjectTrack] = {}
-    for k, track in old.tracks.items():
-        short = cut(track, time)
-        if (short.presence == Presence.ABSENT).all():
-            if old.templates[k].kind == "surface" or (track.presence == Presence.ABSENT).all():
+    for k, track in short.tracks.items():
+        if (track.presence == Presence.ABSENT).all():
+            whole = old.tracks[k]
+            if old.templates[k].kind == "surface" or (whole.presence == Presence.ABSENT).all():
                 continue
-            short = with_entry(short, time - 1, replace(Entry.absent(), world_from_object=track.world_from_object[first_seen(track)]))
-        tracks[k] = short
-    chronology = replace(
-        old, tracks=tracks, templates={k: old.templates[k] for k in tracks}, appearance=old.appearance[:time],
-        events=tuple(e for e in old.events if e.time < time),
-    )
+            hint = replace(Entry.absent(), world_from_object=whole.world_from_object[first_seen(whole)])
+            track = with_entry(track, time - 1, hint)
+        tracks[k] = track
+    chronology = replace(short, tracks=tracks, templates={k: old.templates[k] for k in tracks})
     return replace(scene, chronology=chronology, visits=scene.visits[:time])
 
 
@@ -128,10 +127,12 @@ class _Insertion:
             template = old.templates[k]
             self.templates[k] = replace(template, created_at=shifted(template.created_at, self.time))
             self.tracks[k] = with_time(track, self.time, entry(new.tracks[k], self.time) if k in given else Entry.absent())
-        fresh = [k for k in new.templates if k not in given]
-        self._name(fresh)
+        fresh = sorted(k for k in new.templates if k not in given)
+        first = max([0, *old.templates]) + 1
+        self.names = {k: k for k in given} | {k: first + i for i, k in enumerate(fresh)}
         for k in fresh:
-            self._add(k)
+            if new.templates[k].kind == "object":
+                self._add_object(k)
         open_times: set[int] = set()
         for k in [k for k, t in self.templates.items() if t.kind == "object"]:
             self._stand_still(k)
@@ -141,45 +142,70 @@ class _Insertion:
             self._say_if_earlier(k)
         for k in fresh:
             if new.templates[k].kind == "surface":
-                self._show_surface(self.names[k], open_times)
+                self._add_surface(k, open_times)
+        for k in given:
+            if new.templates[k].kind == "surface" and len(new.templates[k].gaussians) != len(old.templates[k].gaussians):
+                self._cut_surface(k, open_times)
         return self._result(), tuple(self.remarks)
 
-    def _name(self, fresh: Collection[int]) -> None:
-        """New things get ids that no stored object has."""
-        first = max([0, *self.whole.chronology.templates]) + 1
-        self.names = {k: k for k in self.updated.chronology.templates if k not in fresh}
-        self.names |= {k: first + i for i, k in enumerate(sorted(fresh))}
-
-    def _add(self, k: int) -> None:
-        """Something that the inserted visit has found: cut out of the background, built anew, or a revealed surface."""
-        new = self.updated.chronology
-        template, track = replace(new.templates[k], object_id=self.names[k]), replace(new.tracks[k], object_id=self.names[k])
+    def _add_object(self, k: int) -> None:
+        """An object that the inserted visit has found: cut out of the background, or built anew."""
+        new, name = self.updated.chronology, self.names[k]
+        template, track = replace(new.templates[k], object_id=name), replace(new.tracks[k], object_id=name)
         members = new.members_of(k)
         if len(members):
-            # At all other times the very Gaussians of the background are shown, not their refined copy.
+            # At all other times the very Gaussians of the background are shown, not their refined copy, and surfaces stay whole.
             pose = track.world_from_object[0]
-            inverse = torch.as_tensor(invert_rigid(pose), dtype=torch.float32)
-            own = new.background[members].transformed(inverse)
-            template = replace(template, gaussians=own, members=members)
-            for visit in self.visits[self.time + 1 :]:
-                seen = self._seen(pose, visit.timestep)
-                track = _longer(track, Entry.at(pose, Presence.PRESENT if seen else Presence.UNKNOWN))
+            own = new.background[members].transformed(torch.as_tensor(invert_rigid(pose), dtype=torch.float32))
+            template = replace(template, gaussians=own, members=members, surface_parts={})
+            for t in range(self.time + 1, len(self.visits)):
+                there = Presence.PRESENT if self._seen(pose, t) else Presence.UNKNOWN
+                track = with_time(track, t, Entry.at(pose, there))
         else:
-            for _ in self.visits[self.time + 1 :]:
-                track = _longer(track, Entry.absent())
-            if template.kind == "object" and self._is_known_later(k, template, track):
+            for t in range(self.time + 1, len(self.visits)):
+                track = with_time(track, t, Entry.absent())
+            if self._is_known_later(k, template, track):
                 return
-        self.templates[self.names[k]], self.tracks[self.names[k]] = template, track
+        self.templates[name], self.tracks[name] = template, track
+
+    def _add_surface(self, k: int, open_times: Collection[int]) -> None:
+        """A surface that the inserted visit revealed or completed: shown while its word counts; other visits have their own."""
+        new = self.updated.chronology
+        members = new.members_of(k)
+        times = {self.time} if len(members) else {self.time, *open_times}
+        self._show(self.names[k], replace(new.templates[k], members=None), times)
+        if len(members):
+            # What it takes the place of is shown at all other times, as it was.
+            old = Template(self._next_id(), "surface", new.background[members], 0, members=members)
+            self._show(old.object_id, old, set(range(len(self.visits))) - times)
+
+    def _cut_surface(self, k: int, open_times: Collection[int]) -> None:
+        """A stored surface of which a part has left: the rest of it stands in while that counts."""
+        times = {t for t in (self.time, *open_times) if self.tracks[k].presence[t] != Presence.ABSENT}
+        self._show(self._next_id(), replace(self.updated.chronology.templates[k], members=None), times)
+        for t in times:
+            self.tracks[k] = with_entry(self.tracks[k], t, Entry.absent())
+
+    def _show(self, name: int, surface: Template, times: Collection[int]) -> None:
+        presence = np.full(len(self.visits), Presence.ABSENT, np.uint8)
+        presence[sorted(times)] = Presence.PRESENT
+        poses = np.full((len(presence), 4, 4), np.nan)
+        poses[sorted(times)] = np.eye(4)
+        self.templates[name] = replace(surface, object_id=name)
+        unknown = np.full((len(presence), 6, 6), np.nan)
+        self.tracks[name] = ObjectTrack(name, presence, poses, unknown, np.full(len(presence), np.nan))
+
+    def _next_id(self) -> int:
+        return max([0, *self.templates, *self.names.values()]) + 1
 
     def _is_known_later(self, k: int, template: Template, track: ObjectTrack) -> bool:
-        """Whether a new object is one that a later visit found at the same place; then it becomes that one."""
+        """Whether a new object is one that only later visits know, at the same place; then it becomes that one."""
         pose = track.world_from_object[self.time]
         radius = template_radius(template.gaussians)
         best: tuple[float, int] | None = None
         for other, its in self.tracks.items():
-            if self.templates[other].kind != "object" or (its.presence[: self.time + 1] != Presence.ABSENT).any():
-                continue
-            if (its.presence == Presence.ABSENT).all():
+            there = its.presence != Presence.ABSENT
+            if self.templates[other].kind != "object" or there[: self.time + 1].any() or not there.any():
                 continue
             its_pose = its.world_from_object[first_seen(its)]
             its_radius = template_radius(self.templates[other].gaussians)
@@ -265,11 +291,6 @@ class _Insertion:
             first = self.visits[self.time + 1 + int(later[0])].name
             self.remarks.append(f"object {k}, so far known since {first}, was there at this visit already")
 
-    def _show_surface(self, k: int, times: Collection[int]) -> None:
-        """What this visit revealed is shown as long as its word counts; later visits have their own."""
-        for t in times:
-            self.tracks[k] = with_entry(self.tracks[k], t, Entry.at(self.tracks[k].world_from_object[self.time], Presence.UNKNOWN))
-
     def _seen(self, pose: Array, time: int) -> bool:
         """Whether a photo of a later visit could have shown an object at a pose."""
         return any(c.sees(pose[:3, 3]) for c in self.visits[time].cameras)
@@ -305,11 +326,10 @@ class _Insertion:
             old.background, new.lifted, self.templates, self.tracks, tuple(appearance),
             derive_events(self.templates, self.tracks, known=self._events(), known_steps=steps), old.metres_per_unit,
         )
+        record = self.visits[self.time].decisions
+        if record is not None:
+            self.visits[self.time] = replace(self.visits[self.time], decisions=renumbered(record, self.names))
         return replace(self.updated, chronology=chronology, visits=tuple(self.visits), edits=self.whole.edits)
-
-
-def _longer(track: ObjectTrack, new: Entry) -> ObjectTrack:
-    return with_time(track, track.num_times, new)
 
 
 def _middle(template: Template, pose: Array) -> Array:

@@ -67,12 +67,10 @@ def frame_change(
     start = make_rigid(rotation, _middle(its, world_from_other) - rotation @ _middle(own, np.eye(4)))
     views, instance = pictures_of(its, world_from_other, scene.visits[time].cameras, backend=backend)
     if views:
-        rng = np.random.default_rng(seed)
-        sweep = sweep_template(
-            own, views, instance, last_rotation=rotation, up=scene_up(scene), config=register, rng=rng, backend=backend
-        )
+        rng, up = np.random.default_rng(seed), scene_up(scene)
+        sweep = sweep_template(own, views, instance, last_rotation=rotation, up=up, config=register, rng=rng, backend=backend)
         if sweep is not None:
-            found = register_template(own, views, instance, sweep, config=register, backend=backend)
+            found = register_template(own, views, instance, sweep, up=up, config=register, backend=backend)
             if found.gain >= associate.min_gain:
                 doubt = ", its rotation is ambiguous" if found.ambiguous else ""
                 how = f"registered to object {other}, {found.gain:.0%} explained{doubt}"

@@ -18,7 +18,9 @@ from ltgs.change.earlier import EarlierPhoto, Witness, nearest_cameras, prepare_
 from ltgs.change.harmonise import ColourFit
 from ltgs.change.lift import lift_to_gaussians
 from ltgs.change.light import visit_light
+from ltgs.change.relight import fit_light_field
 from ltgs.core.chronology import BACKGROUND_ID, Chronology, Presence
+from ltgs.core.decisions import DecisionRecord, DecisionRecorder
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.progress import Progress, ProgressEvent, silent
 from ltgs.core.scene import Scene
@@ -28,20 +30,20 @@ from ltgs.objects.carve import VacatedSet, find_vacated, hole_masks
 from ltgs.objects.hull import HullInstance, hull_instances, seen_empty
 from ltgs.objects.register import template_radius
 from ltgs.objects.templates import cut_out
+from ltgs.optim.complete import Target
 from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.refine import RefineItem, refine_visit
 from ltgs.pipeline.update_assemble import Decisions, assemble
+from ltgs.pipeline.update_complete import complete_visit
 from ltgs.pipeline.update_config import UpdateConfig
-from ltgs.pipeline.update_parts import KnownObject, drawn_without, own_exposures, owner_of
+from ltgs.pipeline.update_learned import Learned
+from ltgs.pipeline.update_parts import UNSURE, KnownObject, drawn_without, expected_residuals, fit_quality, own_exposures, owner_of
+from ltgs.pipeline.update_proofs import existed, share_inside
 from ltgs.poses.gauge import up_direction
 
 __all__ = ["UpdateConfig", "VisitUpdate", "update_visit"]
 log = logging.getLogger("ltgs.pipeline")
 Array = NDArray[np.float64]
-UNSURE = torch.tensor([[0.04, 0.30, 0.04**2, 0.25**2]])
-"""Mean and variance of the colour and structure residual expected of content that was built from few photos or moved."""
-UNMEASURED = torch.tensor([[0.015, 0.10, 0.01**2, 0.08**2]])
-"""The same for background of a scene that was stored without residual statistics; typical of rooms/desk."""
 METHOD = {
     "change": "weight-free: harmonised colour + 1-SSIM over expected residual",
     "objects": "weight-free: per-Gaussian evidence, removal test, visual hull",
@@ -62,6 +64,7 @@ class VisitUpdate:
     timing: dict[str, float]
     views_before: tuple[ComparedView, ...] = ()
     views_after: tuple[ComparedView, ...] = ()
+    decisions: DecisionRecord | None = None
 
 
 def update_visit(
@@ -111,6 +114,7 @@ class _Update:
         self.old = scene.chronology
         self.time = self.old.num_times
         self.shots = [Shot(p.camera, p.rgb.astype(np.float32) / 255) for p in photos]
+        self.record = DecisionRecorder([p.camera for p in photos])
         self.replay = list(replay)
         self.rng = np.random.default_rng(seed + 7919 * self.time)
         self.timing: dict[str, float] = {}
@@ -122,6 +126,8 @@ class _Update:
         self.witnesses: list[Witness] | None = None
         self.first = self.old.state_at(0).gaussians.detach()
         self.earlier: dict[int, EarlierPhoto] = {}
+        self.refused: list[Tensor] = []
+        self.learned = Learned(config.learned, config.compare.evidence)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -132,8 +138,8 @@ class _Update:
 
     def _compare(self, gaussians: Gaussians, expected: Tensor) -> list[ComparedView]:
         return compare(
-            gaussians, expected, self.shots, fits=self.fits, witnesses=self.witnesses, config=self.config.compare,
-            backend=self.backend,
+            gaussians, expected, self.shots, fits=self.fits, witnesses=self.witnesses, rescore=self.learned.rescore,
+            config=self.config.compare, backend=self.backend,
         )[0]
 
     def _lift(self, gaussians: Gaussians, views: Sequence[ComparedView], images: Sequence[NDArray[np.float32]]) -> Tensor:
@@ -141,23 +147,33 @@ class _Update:
 
     def run(self) -> VisitUpdate:
         with self._timed("change"):
-            before, self.fits = compare(
-                self.gaussians, self.expected, self.shots, config=self.config.compare, backend=self.backend
-            )
-            self.witnesses = self._ask_earlier(before)
-            before = self._compare(self.gaussians, self.expected)
+            before = self.before()
         decisions = self._explain(before)
         light = visit_light(self.fits, self.old.appearance[-1], config=self.config.light)
         chronology, items = assemble(self.old, decisions, light, build=self.config.build, rng=self.rng)
         with self._timed("refine"):
             chronology = self._refine(chronology, items, decisions.views)
-        final = chronology.state_at(self.time)
-        after = self._compare(final.gaussians, self._expected(chronology, final.object_ids))
+        with self._timed("complete"):
+            chronology = self._complete(chronology, self._compare_final(chronology))
+        after = self._compare_final(chronology)
+        with self._timed("light"):
+            chronology = self._relight(chronology, after)
         return VisitUpdate(
-            chronology, own_exposures(self.fits, chronology.appearance[-1]), self._quality(before, after), dict(METHOD),
-            tuple(self.undecided),
-            self.timing, tuple(before), tuple(after),
+            chronology, own_exposures(self.fits, chronology.appearance[-1]), fit_quality(before, after), self.learned.method(METHOD),
+            tuple(self.undecided), self.timing, tuple(before), tuple(after), self.record.finish(chronology, self.time),
         )
+
+    def _compare_final(self, chronology: Chronology) -> list[ComparedView]:
+        final = chronology.state_at(self.time)
+        return self._compare(final.gaussians, self._expected(chronology, final.object_ids))
+
+    def before(self) -> list[ComparedView]:
+        """The captures against the scene of the visit before; fits their light and asks the first visit's photos."""
+        before, self.fits = compare(
+            self.gaussians, self.expected, self.shots, rescore=self.learned.rescore, config=self.config.compare, backend=self.backend
+        )
+        self.witnesses = self._ask_earlier(before)
+        return self._compare(self.gaussians, self.expected)
 
     def _ask_earlier(self, views: Sequence[ComparedView]) -> list[Witness]:
         """What the first visit's photos show where the new photos look."""
@@ -193,6 +209,7 @@ class _Update:
             if np.median(seen_empty(points, cameras, depths)) >= self.config.looked_through:
                 new.append(instance)
             else:
+                self.record.verdict(instance, "newly seen", reason="no earlier photo had looked through its place")
                 self.undecided.append("Something differs where no earlier photo had looked: newly seen, not counted as new.")
         return new
 
@@ -213,9 +230,10 @@ class _Update:
         kept = torch.ones(len(self.gaussians), dtype=torch.bool)
         views, instances = list(before), []
         for round_index in range(self.config.rounds):
+            self.record.stage = f"round {round_index + 1}"
             placed = [self._place(known[m.object_id], m) for m in matches]
             with self._timed("vacated"):
-                sets, views = self._vacated(kept, placed, views)
+                sets, views = self._vacated(kept, placed, views, [(known[m.object_id], m) for m in matches])
             for vacated in sets:
                 kept[vacated.members] = False
             if round_index and not sets:
@@ -228,25 +246,29 @@ class _Update:
                 gone = self._compare_with(kept, []) if placed else views
                 holes = hole_masks(before, gone)
                 outside = [with_mask(v, v.mask & ~h) for v, h in zip(views, holes, strict=True)]
-                instances = hull_instances(outside, config=self.config.hull)[: self.config.max_objects]
+                instances = hull_instances(outside, config=self.config.hull, record=self.record)[: self.config.max_objects]
                 # A known object may stand in the hole that another one left; something new must show outside.
                 inside = [with_mask(v, h & (v.mask | (v.alpha < 0.6))) for v, h in zip(views, holes, strict=True)]
                 num_outside = len(instances)
                 if len(known) > 1:
                     instances += hull_instances(inside, config=self.config.hull.in_hole())[: self.config.max_objects]
+                instances = self.learned.with_outlines(instances, views)
+                self.record.seen_all(instances, num_outside)
             taken = {m.object_id for m in matches}
             with self._timed("association"):
                 found, unmatched = match_instances(
                     {k: v for k, v in known.items() if k not in taken}, instances, views, up=self._up(),
                     config=self.config.associate, register=self.config.register, rng=self.rng, backend=self.backend,
+                    record=self.record,
                 )
             matches += found
             instances = self._apart_from([instances[i] for i in unmatched if i < num_outside], known, matches)
             if not found:
                 break
         with self._timed("association"):
+            self.record.stage = "second look"
             matches = self._second_look(known, matches, kept, late)
-        return Decisions(known, matches, self._new_for_sure(instances), views, holes)
+        return Decisions(known, matches, self._new_for_sure(instances), views, holes, self.record)
 
     def _second_look(
         self, known: dict[int, KnownObject], matches: Sequence[Match], kept: Tensor, late: Sequence[Array]
@@ -266,6 +288,7 @@ class _Update:
                 again, _ = match_instances(
                     {match.object_id: obj}, [match.instance], self._compare_with(kept, others), up=self._up(),
                     config=self.config.associate, register=self.config.register, rng=self.rng, backend=self.backend,
+                    record=self.record,
                 )
                 match = again[0] if again else match
             out.append(match)
@@ -290,6 +313,7 @@ class _Update:
             if owner is None:
                 apart.append(instance)
             else:
+                self.record.verdict(instance, "leftover", owner, "lies around that object: its own error")
                 self.undecided.append(f"What still differs around object {owner} is taken for its own error, not for a new object.")
         return apart
 
@@ -303,7 +327,8 @@ class _Update:
         return self._compare(Gaussians.concatenate([self.gaussians[kept], extra]), expected)
 
     def _vacated(
-        self, kept: Tensor, placed: Sequence[Gaussians], views: Sequence[ComparedView]
+        self, kept: Tensor, placed: Sequence[Gaussians], views: Sequence[ComparedView],
+        arrived: Sequence[tuple[KnownObject, Match]],
     ) -> tuple[list[VacatedSet], list[ComparedView]]:
         """Sets that left, as indices into the state's Gaussians, and the views without them."""
         index = kept.nonzero()[:, 0]
@@ -315,28 +340,41 @@ class _Update:
             still[index[mask[: len(index)]]] = True
             return self._compare_with(still, placed)
 
+        def displaced(members: Tensor) -> bool:
+            points = everything.means[members].double().numpy()
+            return any(
+                m.hypothesis.gain >= proof.min_gain
+                and share_inside(points, k.template, m.hypothesis.world_from_object, proof) >= proof.inside
+                for k, m in arrived
+            )
+
+        proof, refused = self.config.proof, []
         start = self._compare_with(kept, placed) if placed else list(views)
         carve = self.config.carve
         if placed:
             # What is left over around objects just placed is their own error unless its outline is clear.
             carve = replace(carve, min_outline=carve.outline)
-        sets, after = find_vacated(everything, start, lift=self._lift, compare=compare_kept, config=carve, fixed=fixed)
+        still_kept = [torch.searchsorted(index, m[kept[m]]) for m in self.refused] if placed else []
+        sets, after = find_vacated(
+            everything, start, lift=self._lift, compare=compare_kept, config=carve, fixed=fixed, record=self.record,
+            also=[m for m in still_kept if displaced(m)], displaced=displaced, refused=refused,
+            veto=lambda members: self._never_was(index[members]),
+        )
+        self.refused = [index[m] for m in refused]
         return [replace(s, members=index[s.members]) for s in sets], after
 
-    def _expected(self, chronology: Chronology, ids: Tensor) -> Tensor:
-        """[N, 4] means and variances of the residual cues for a state's Gaussians.
+    def _never_was(self, members: Tensor) -> str:
+        """Why the first visit's photos say that these Gaussians [M] were no thing of their own; empty if they do not."""
+        own = members[self.ids[members] == BACKGROUND_ID]
+        if not self.replay or len(own) < 0.5 * len(members):
+            return ""
+        photos = [self._earlier(i) for i in range(len(self.replay))]
+        share = existed(self.first, own, photos, self.config.proof, backend=self.backend)
+        log.debug("existed: %s of %d at %s", share, len(own), self.gaussians.means[own].median(0).values.numpy())
+        return "" if share is None or share >= self.config.proof.existed else "the first visit's photos do not need it either"
 
-        Background seen by few of the first visit's photos, and templates, which were built from few photos or moved, are
-        known less well than their own residual says.
-        """
-        out = UNSURE.repeat(len(ids), 1)
-        out[ids == BACKGROUND_ID] = UNMEASURED
-        data = self.scene.side_data.get("expected_residual")
-        if data is not None:
-            share = (self.config.sure_views / data["num_views"].clamp_min(1)).clamp(max=1.0).square()[:, None]
-            known = torch.cat([data["mean"], data["variance"]], 1)
-            out[ids == BACKGROUND_ID] = (known + share * UNSURE)[chronology.static_mask]
-        return out
+    def _expected(self, chronology: Chronology, ids: Tensor) -> Tensor:
+        return expected_residuals(self.scene, chronology, ids, sure_views=self.config.sure_views)
 
     def _up(self) -> Array:
         """[3] vertical direction of the world, from how the first visit's photos were held."""
@@ -346,6 +384,7 @@ class _Update:
     def _add_known(self, known: dict[int, KnownObject], sets: Sequence[VacatedSet]) -> None:
         """Add objects that left now (cut out of the background, or templates already) and templates absent before."""
         next_id = max([*self.old.templates, *known, 0]) + 1
+        surfaces = [k for k in self.ids.unique().tolist() if k and self.old.templates[k].kind == "surface"]
         num_static = int((self.ids == BACKGROUND_ID).sum())
         static_index = self.old.static_mask.nonzero()[:, 0]
         for vacated in sets:
@@ -354,10 +393,13 @@ class _Update:
                 share = float((owners == object_id).sum()) / max(1, int((self.ids == object_id).sum()))
                 if share > 0.4 and object_id not in known and self.old.templates[object_id].kind == "object":
                     known[object_id] = self._stored(object_id, left=True)
-            background = vacated.members[owners == BACKGROUND_ID]
-            if len(background) >= max(8, 0.5 * len(vacated.members)):
-                template, pose = cut_out(self.gaussians, background)
-                known[next_id] = KnownObject(next_id, template, pose, static_index[background[background < num_static]], True)
+            still = vacated.members[(owners == BACKGROUND_ID) | torch.isin(owners, torch.tensor(surfaces, dtype=owners.dtype))]
+            if len(still) >= max(8, 0.5 * len(vacated.members)):
+                template, pose = cut_out(self.gaussians, still)
+                rows = {k: still[self.ids[still] == k] - int((self.ids == k).nonzero()[0]) for k in surfaces}
+                known[next_id] = KnownObject(
+                    next_id, template, pose, static_index[still[still < num_static]], True, {k: r for k, r in rows.items() if len(r)}
+                )
                 next_id += 1
         for object_id, track in self.old.tracks.items():
             absent = track.presence[-1] == Presence.ABSENT
@@ -389,12 +431,37 @@ class _Update:
             tracks[item.object_id] = replace(tracks[item.object_id], world_from_object=poses)
         return replace(chronology, templates=templates, tracks=tracks)
 
-    def _quality(self, before: Sequence[ComparedView], after: Sequence[ComparedView]) -> dict[str, float]:
-        def psnr(views: Sequence[ComparedView]) -> float:
-            return float(np.mean([-10 * np.log10(max(float(np.mean((v.shown - v.photo) ** 2)), 1e-10)) for v in views]))
+    def _complete(self, chronology: Chronology, views: Sequence[ComparedView]) -> Chronology:
+        """The chronology with what these photos show of places that the first visit hardly saw."""
+        exposures = self._first_exposures()
+        first = [
+            Target(p.camera, p.rgb.astype(np.float32) / 255, exposures[i] if exposures is not None else np.eye(3, 4), None)
+            for i, p in enumerate(self.replay)
+        ]
+        data = self.scene.side_data.get("expected_residual")
+        return complete_visit(
+            chronology, views, first, None if data is None else data["num_views"], config=self.config.complete,
+            build=self.config.build, backend=self.backend, seed=self.seed + self.time, progress=self.progress,
+        )
 
-        return {
-            "psnr_before": psnr(before), "psnr_after": psnr(after),
-            "changed_share_before": float(np.mean([v.mask.mean() for v in before])),
-            "changed_share_after": float(np.mean([v.mask.mean() for v in after])),
-        }
+    def _relight(self, chronology: Chronology, views: Sequence[ComparedView]) -> Chronology:
+        """The chronology with the light field of the new time."""
+        centers = [p.camera.center for p in self.scene.photos(time=0) if p.camera is not None]
+        viewpoint = torch.as_tensor(np.mean(centers, axis=0), dtype=torch.float32)
+        light = fit_light_field(
+            chronology.state_at(self.time), views, viewpoint, config=self.config.relight, backend=self.backend
+        )
+        return replace(chronology, appearance=(*chronology.appearance[:-1], replace(chronology.appearance[-1], field=light)))
+
+
+
+def compare_again(
+    scene: Scene, time: int, photos: Sequence[TrainingPhoto], replay: Sequence[TrainingPhoto], *, config: UpdateConfig,
+    backend: str = "auto",
+) -> tuple[list[ComparedView], list[ComparedView]]:
+    """A stored visit's photos against the scene of the visit before, and against that of the visit, as the update compared them."""
+    past = replace(scene, chronology=scene.chronology.until(time), visits=scene.visits[:time])
+    update = _Update(past, photos, replay, config, backend, 0, silent)
+    before = update.before()
+    final = scene.chronology.state_at(time)
+    return before, update._compare(final.gaussians, update._expected(scene.chronology, final.object_ids))

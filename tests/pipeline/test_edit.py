@@ -26,7 +26,8 @@ from ltgs.pipeline.edit_surfaces import departures, surfaces_without
 from ltgs.pipeline.object_frames import frame_change
 
 QUICK = RegisterConfig(
-    num_rotations=48, coarse_px=24, num_scouted=2, scout_px=32, scout_steps=8, num_refined=1, steps=16, fine_px=40
+    upright=24, tipped=(1, 1), free_rotations=8, turns=8, num_turned=1, coarse_px=24, num_scouted=2, scout_px=32, scout_steps=8,
+    num_refined=1, steps=16, fine_px=40,
 )
 
 

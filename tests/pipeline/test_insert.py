@@ -200,7 +200,7 @@ def test_a_place_found_empty_later_stays_empty_even_if_its_middle_is_out_of_sigh
 
 
 def test_new_surfaces_show_only_while_the_inserted_visit_counts_and_take_no_ids_of_later_ones() -> None:
-    for away, shown in (((), [ABSENT, PRESENT, ABSENT, ABSENT, ABSENT]), ((1,), [ABSENT, PRESENT, UNKNOWN, ABSENT, ABSENT])):
+    for away, shown in (((), [ABSENT, PRESENT, ABSENT, ABSENT, ABSENT]), ((1,), [ABSENT, PRESENT, PRESENT, ABSENT, ABSENT])):
         tracks = dict(timeline().tracks)
         tracks[2] = track(2, [PRESENT, UNKNOWN if away else PRESENT, PRESENT, PRESENT], [pose(-0.9, 0.2)] * 4)
         whole = scene_of(replace(timeline(), tracks=tracks), away=away)
