@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from timelines import ABSENT, MEMBERS, NUM_TIMES, PRESENT, UNKNOWN, pose, same_content, timeline, track
+from timelines import ABSENT, MEMBERS, NUM_TIMES, PRESENT, UNKNOWN, cluster, pose, same_content, timeline, track
 
 from ltgs.core.chronology import Chronology, Event
 from ltgs.core.edits import delete_object, merge_objects, pin_pose, reframed, rename_object, split_object
@@ -183,6 +183,17 @@ def test_parts_of_surfaces_go_with_the_object() -> None:
     assert len(chronology.templates[4].gaussians) == 8
     chronology = delete_object(timeline(), 1, {4: torch.zeros(12, dtype=torch.bool)})
     assert sorted(chronology.templates) == sorted(chronology.tracks) == [2, 3]
+
+
+def test_a_surface_gets_back_what_it_lost_to_the_object() -> None:
+    start = timeline()
+    part = cluster(4)[:5]
+    templates = {
+        **start.templates, 1: replace(start.templates[1], surface_parts={4: part, 77: part}),
+        4: replace(start.templates[4], gaussians=cluster(4)[5:]),
+    }
+    deleted = delete_object(replace(start, templates=templates), 1)
+    assert all(same_content(deleted, t, timeline((2, 3, 4)), t) for t in range(NUM_TIMES))
 
 
 # -- pinned poses and names -------------------------------------------------------------------------------------------

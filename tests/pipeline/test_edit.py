@@ -13,6 +13,7 @@ from helpers import blobs, call_ltgs
 from timelines import ABSENT, NUM_TIMES, PRESENT, cluster, pose, same_content, scene_of, timeline, track
 
 from ltgs.core.chronology import Template
+from ltgs.core.decisions import DecisionRecord, PairTest
 from ltgs.core.edits import delete_object
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.scene import Scene
@@ -21,13 +22,13 @@ from ltgs.io.scene_store import SceneStore
 from ltgs.objects.associate import AssociateConfig
 from ltgs.objects.register import RegisterConfig
 from ltgs.pipeline.config import to_plain
-from ltgs.pipeline.edit import Delete, Merge, edit_scene, parse_pose, undo_edit
+from ltgs.pipeline.edit import Delete, Merge, Split, _apply, edit_scene, parse_pose, undo_edit
 from ltgs.pipeline.edit_surfaces import departures, surfaces_without
 from ltgs.pipeline.object_frames import frame_change
 
 QUICK = RegisterConfig(
-    upright=24, tipped=(1, 1), free_rotations=8, turns=8, num_turned=1, coarse_px=24, num_scouted=2, scout_px=32, scout_steps=8,
-    num_refined=1, steps=16, fine_px=40,
+    upright=24, tipped=(1, 1), free_rotations=8, turns=4, num_turned=1, coarse_px=24, num_scouted=2, scout_px=32, scout_steps=6,
+    num_refined=1, steps=12, fine_px=40,
 )
 
 
@@ -66,6 +67,19 @@ def test_split_then_merge_through_the_command(stored: Path) -> None:
     assert [e["words"] for e in edits] == ["split: object 2, new 5, visit month 3", "merge: object 2, other 5"]
     assert edits[0]["words"] in call_ltgs("info", stored).stdout
     assert call_ltgs("verify", stored).returncode == 0
+
+
+def test_recorded_decisions_follow_the_ids() -> None:
+    scene = scene_of(timeline())
+    record = DecisionRecord(pairs=(PairTest("round 1", 2, 1, 0.3, 0.5, True),))
+    scene = replace(scene, visits=tuple(replace(v, decisions=record if v.timestep else None) for v in scene.visits))
+    halves = _apply(scene, Split(2, "2"), "auto").scene
+
+    def ids(scene: Scene) -> list[int]:
+        return [v.decisions.pairs[0].object_id for v in scene.visits if v.decisions is not None]
+
+    assert ids(halves) == [2, 5, 5], "from the time of the split on it was the new object that was decided about"
+    assert ids(_apply(halves, Merge(2, 5), "auto").scene) == [2, 2, 2]
 
 
 def test_delete_and_undo(stored: Path) -> None:

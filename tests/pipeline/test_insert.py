@@ -11,7 +11,10 @@ import torch
 from timelines import ABSENT, NUM_TIMES, PRESENT, UNKNOWN, cluster, pose, same_content, scene_of, timeline, track, visit
 
 from ltgs.core.chronology import Appearance, Event, ObjectTrack, Presence, Template
+from ltgs.core.decisions import DecisionRecord, InstanceVerdict
+from ltgs.core.edits import delete_object
 from ltgs.core.events import derive_events
+from ltgs.core.gaussians import Gaussians
 from ltgs.core.scene import Scene
 from ltgs.core.track_times import Entry, shifted, with_time
 from ltgs.errors import UsageError
@@ -210,6 +213,54 @@ def test_new_surfaces_show_only_while_the_inserted_visit_counts_and_take_no_ids_
         assert torch.equal(joined.chronology.templates[5].gaussians.means, cluster(9).means)
         assert joined.chronology.tracks[5].presence.tolist() == shown
         assert_others_look_the_same(whole, joined, 1, except_at=(2,) if away else ())
+
+
+def test_what_a_visit_completes_is_shown_at_its_time_only() -> None:
+    """The update fits hardly seen background again and puts a surface in its place; elsewhere the old Gaussians stay."""
+    whole = scene_of(timeline())
+    rows = torch.arange(30, 40)
+    fitted = cluster(9).transformed(torch.as_tensor(pose(1.5, 1.5), dtype=torch.float32))
+    completion = Template(5, "surface", fitted, 2, members=rows)
+    new = {5: (completion, track(5, [UNKNOWN, UNKNOWN, PRESENT], [np.eye(4)] * 3))}
+    joined, _ = insert_visit(whole, updated(whole, 2, new=new, lifted=rows), 2)
+    assert_others_look_the_same(whole, joined, 2)
+    here = joined.chronology.state_at(2).gaussians.means
+    old = whole.chronology.background.means[rows]
+    assert all((here == point).all(1).any() for point in fitted.means) and not any((here == point).all(1).any() for point in old)
+    assert delete_object(joined.chronology, 6).lifted.tolist() == whole.chronology.lifted.tolist(), "and it can be given back"
+
+
+def test_a_part_of_a_surface_that_left_is_missing_at_its_time_only() -> None:
+    """Object 5 is cut out of the background and of surface 4; the later visits show both where they were."""
+    whole = scene_of(timeline((2, 3, 4)))
+    members, rows = torch.arange(0, 12), torch.arange(0, 12) < 5
+    part = cluster(4)[rows]
+    both = Gaussians.concatenate([cluster(1), part.transformed(torch.as_tensor(np.linalg.inv(pose(0.9, 0.0)), dtype=torch.float32))])
+    home = pose(0.9, 0.0)
+    cut_out = Template(5, "object", both, 0, members=members, surface_parts={4: part})
+    rest = replace(whole.chronology.templates[4], gaussians=cluster(4)[~rows])
+    new = {
+        5: (cut_out, track(5, [PRESENT, PRESENT, ABSENT], [home, home, None])),
+        4: (rest, track(4, [ABSENT, PRESENT, PRESENT], [None, np.eye(4), np.eye(4)])),
+    }
+    joined, _ = insert_visit(whole, updated(whole, 2, new=new, lifted=members), 2)
+    assert_others_look_the_same(whole, joined, 2)
+    here = joined.chronology.state_at(2).gaussians.means
+    assert not any((here == point).all(1).any() for point in part.means)
+    assert all((here == point).all(1).any() for point in cluster(4)[~rows].means)
+    assert not joined.chronology.templates[5].surface_parts, "at other times the surface still has that part"
+
+
+def test_decisions_of_the_inserted_visit_speak_of_the_ids_of_the_scene() -> None:
+    whole = scene_of(timeline())
+    made = updated(whole, 1, new={
+        4: (Template(4, "object", cluster(8), 1), track(4, [ABSENT, PRESENT], [None, pose(1.2, 1.2)])),
+    })
+    seen = InstanceVerdict(1, "round 1", (1.2, 1.2, 0.2), 0.1, 50, 3, False, "new", 4)
+    visits = (*made.visits[:-1], replace(made.visits[-1], decisions=DecisionRecord(instances=(seen,))))
+    joined, _ = insert_visit(whole, replace(made, visits=visits), 1)
+    record = joined.visits[1].decisions
+    assert record is not None and record.instances[0].object_id == 5 and kinds(joined, 5)[0] == (1, "appeared")
 
 
 def test_pins_move_on_and_stand() -> None:
