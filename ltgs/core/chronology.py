@@ -214,6 +214,8 @@ class Chronology:
     events: tuple[Event, ...] = ()
     metres_per_unit: float | None = None
     """None = scale unknown."""
+    retired: int = 0
+    """Highest id that an object ever had and has no more; ids are never given twice."""
 
     def __post_init__(self) -> None:
         if set(self.templates) != set(self.tracks):
@@ -238,6 +240,11 @@ class Chronology:
     def static_background(self) -> Gaussians:
         """Background without the Gaussians that became templates."""
         return self.background if len(self.lifted) == 0 else self.background[self.static_mask]
+
+    @property
+    def next_id(self) -> int:
+        """An id that no object has or ever had."""
+        return max([self.retired, *self.templates]) + 1
 
     def members_of(self, object_id: int) -> Tensor:
         """[M] indices of the background Gaussians whose place an object or surface takes; empty if it was built from photos.

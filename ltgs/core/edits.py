@@ -80,7 +80,7 @@ def merge_objects(chronology: Chronology, object_id: int, other: int, other_from
             if e.time == t and e.object_id in (own[:1] or (object_id, other))
         ]
     return replace(
-        chronology, templates=templates, tracks=tracks,
+        chronology, templates=templates, tracks=tracks, retired=max(chronology.retired, other),
         events=derive_events(templates, tracks, known=known, known_steps=steps),
     )
 
@@ -100,7 +100,7 @@ def split_object(chronology: Chronology, object_id: int, time: int) -> tuple[Chr
             f"object {object_id} cannot be split at time {time}: it must be in the place before that time and from it on "
             f"(it is there at {_times(there)})."
         )
-    new = max(chronology.templates) + 1
+    new = chronology.next_id
     late = np.arange(track.num_times) >= time
     templates, tracks = dict(chronology.templates), dict(chronology.tracks)
     templates[new] = replace(template, object_id=new, name="", members=None, surface_parts={})
@@ -139,7 +139,8 @@ def delete_object(chronology: Chronology, object_id: int, surfaces: Mapping[int,
             templates[k] = replace(templates[k], gaussians=Gaussians.concatenate([templates[k].gaussians, part]))
     tracks = {k: t for k, t in chronology.tracks.items() if k in templates}
     lifted = chronology.lifted[~torch.isin(chronology.lifted, members)]
-    return _with(replace(chronology, lifted=lifted), templates, tracks, chronology.events)
+    retired = max(chronology.retired, *(set(chronology.templates) - set(templates)))
+    return _with(replace(chronology, lifted=lifted, retired=retired), templates, tracks, chronology.events)
 
 
 def pin_pose(chronology: Chronology, object_id: int, time: int, world_from_object: Array) -> Chronology:

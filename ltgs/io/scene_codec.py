@@ -128,6 +128,7 @@ def encode_scene(scene: Scene, put: PutTensors) -> dict[str, Any]:
         "background": put(chronology.background.tensors()),
         "lifted": put({"lifted": chronology.lifted.to(torch.int64)}),
         "templates": [encode_template(t, put) for _, t in sorted(chronology.templates.items())],
+        "retired_id": int(chronology.retired),
         "tracks": [_encode_track(t) for _, t in sorted(chronology.tracks.items())],
         "appearance": [
             {"colour": _rows(a.colour), "changed": bool(a.changed), "exposure_ev": _number(a.exposure_ev),
@@ -223,6 +224,7 @@ def _decode_scene(body: Mapping[str, Any], get: GetTensors, timings: list[dict[s
         appearance=tuple(_decode_appearance(r, get, body, where) for r in _list(body, "appearance", num_times, where)),
         events=tuple(_decode_event(r, num_times, where) for r in need(body, "events", list, where)),
         metres_per_unit=None if metres is None else need_number(body, "metres_per_unit", where),
+        retired=need_int(body, "retired_id", where, 0, _MAX_INDEX) if "retired_id" in body else 0,
     )
     visits = _list(body, "visits", num_times, where)
     return Scene(

@@ -203,7 +203,10 @@ def undo_edit(path: Path, *, dry_run: bool = False) -> EditOutcome:
                 "Correct it with another edit."
             )
         record = Edit("undo", dict(last.arguments) | {"operation": last.operation}, datetime.now(UTC))
-        scene = dataclasses.replace(before, edits=(*before.edits, last, record))
+        lost = set(current.chronology.templates) - set(before.chronology.templates)
+        retired = max(current.chronology.retired, before.chronology.retired, *lost, 0)
+        chronology = dataclasses.replace(before.chronology, retired=retired)
+        scene = dataclasses.replace(before, chronology=chronology, edits=(*before.edits, last, record))
         outcome = EditOutcome(scene, None, (f"taken back: {last.words()}",), *_differences(current.chronology, before.chronology))
         if dry_run:
             return outcome

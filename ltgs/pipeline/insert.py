@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ltgs.core.chronology import Chronology, Event, ObjectTrack, Presence, Template
+from ltgs.core.chronology import Event, ObjectTrack, Presence, Template
 from ltgs.core.decisions import renumbered
 from ltgs.core.events import all_steps, derive_events, step_at
 from ltgs.core.scene import Scene, VisitRecord
@@ -128,7 +128,7 @@ class _Insertion:
             self.templates[k] = replace(template, created_at=shifted(template.created_at, self.time))
             self.tracks[k] = with_time(track, self.time, entry(new.tracks[k], self.time) if k in given else Entry.absent())
         fresh = sorted(k for k in new.templates if k not in given)
-        first = max([0, *old.templates]) + 1
+        first = old.next_id
         self.names = {k: k for k in given} | {k: first + i for i, k in enumerate(fresh)}
         for k in fresh:
             if new.templates[k].kind == "object":
@@ -196,7 +196,7 @@ class _Insertion:
         self.tracks[name] = ObjectTrack(name, presence, poses, unknown, np.full(len(presence), np.nan))
 
     def _next_id(self) -> int:
-        return max([0, *self.templates, *self.names.values()]) + 1
+        return max([self.whole.chronology.next_id - 1, *self.templates, *self.names.values()]) + 1
 
     def _is_known_later(self, k: int, template: Template, track: ObjectTrack) -> bool:
         """Whether a new object is one that only later visits know, at the same place; then it becomes that one."""
@@ -322,9 +322,9 @@ class _Insertion:
         if after < len(appearance):
             changed = appearance[after].distance(appearance[self.time]) > self.update.light.changed
             appearance[after] = replace(appearance[after], changed=changed)
-        chronology = Chronology(
-            old.background, new.lifted, self.templates, self.tracks, tuple(appearance),
-            derive_events(self.templates, self.tracks, known=self._events(), known_steps=steps), old.metres_per_unit,
+        chronology = replace(
+            old, lifted=new.lifted, templates=self.templates, tracks=self.tracks, appearance=tuple(appearance),
+            events=derive_events(self.templates, self.tracks, known=self._events(), known_steps=steps),
         )
         record = self.visits[self.time].decisions
         if record is not None:

@@ -383,7 +383,7 @@ class _Update:
 
     def _add_known(self, known: dict[int, KnownObject], sets: Sequence[VacatedSet]) -> None:
         """Add objects that left now (cut out of the background, or templates already) and templates absent before."""
-        next_id = max([*self.old.templates, *known, 0]) + 1
+        next_id = max([self.old.next_id - 1, *known]) + 1
         surfaces = [k for k in self.ids.unique().tolist() if k and self.old.templates[k].kind == "surface"]
         num_static = int((self.ids == BACKGROUND_ID).sum())
         static_index = self.old.static_mask.nonzero()[:, 0]

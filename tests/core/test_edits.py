@@ -196,6 +196,14 @@ def test_a_surface_gets_back_what_it_lost_to_the_object() -> None:
     assert all(same_content(deleted, t, timeline((2, 3, 4)), t) for t in range(NUM_TIMES))
 
 
+def test_ids_are_never_given_twice() -> None:
+    deleted = delete_object(timeline(), 4)
+    halves, new = split_object(deleted, 2, 2)
+    assert new == 5
+    again, newer = split_object(merge_objects(halves, 2, new, np.eye(4)), 2, 2)
+    assert newer == again.next_id - 1 == 6
+
+
 # -- pinned poses and names -------------------------------------------------------------------------------------------
 
 def test_a_pinned_pose_is_carried_as_far_as_the_old_one_was() -> None:

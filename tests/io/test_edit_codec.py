@@ -28,7 +28,7 @@ def edited(store, make_scene, gaussians) -> Scene:
         Edit("split", {"object": 2, "visit": "visit 1", "new": 1}, datetime(2024, 5, 1, 12, 0, 0, 7, tzinfo=UTC)),
         Edit("pin-pose", {"object": 1, "visit": "visit 1", "pose": [0.1, 2.0, 1 / 3]}, datetime(2024, 5, 2)),
     )
-    return replace(scene, chronology=replace(old, templates={1: template}, tracks={1: track}), edits=edits)
+    return replace(scene, chronology=replace(old, templates={1: template}, tracks={1: track}, retired=3), edits=edits)
 
 
 def test_round_trip(store, edited, same_scene):
@@ -39,6 +39,7 @@ def test_round_trip(store, edited, same_scene):
     assert template.name == "red box" and template.members.tolist() == [7, 3] and sorted(template.surface_parts) == [2, 4]
     assert torch.equal(template.surface_parts[4].means, edited.chronology.templates[1].surface_parts[4].means)
     assert loaded.chronology.tracks[1].pinned == {1} and loaded.edits == edited.edits
+    assert loaded.chronology.retired == 3 and loaded.chronology.next_id == 4
     assert loaded.edits[1].words() == "pin-pose: object 1, visit visit 1", "the pose is left out of the line"
     assert store.verify().ok
 
@@ -47,14 +48,14 @@ def test_scenes_of_earlier_versions_have_no_edits(store, edited):
     store.commit(edited)
     path = store.path / "manifest.json"
     body = dict(read_manifest(path).body)
-    del body["edits"]
+    del body["edits"], body["retired_id"]
     for key in ("name", "members", "surface_parts"):
         del body["templates"][0][key]
     del body["tracks"][0]["pinned"]
     path.write_bytes(seal(body))
     loaded = SceneStore.open(store.path).load()
     template = loaded.chronology.templates[1]
-    assert loaded.edits == () and loaded.chronology.tracks[1].pinned == frozenset()
+    assert loaded.edits == () and loaded.chronology.retired == 0 and loaded.chronology.tracks[1].pinned == frozenset()
     assert (template.name, template.members, dict(template.surface_parts)) == ("", None, {})
 
 

@@ -13,7 +13,7 @@ from helpers import blobs, call_ltgs
 from timelines import ABSENT, NUM_TIMES, PRESENT, cluster, pose, same_content, scene_of, timeline, track
 
 from ltgs.core.chronology import Template
-from ltgs.core.decisions import DecisionRecord, PairTest
+from ltgs.core.decisions import DecisionRecord, InstanceVerdict, PairTest
 from ltgs.core.edits import delete_object
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.scene import Scene
@@ -22,7 +22,7 @@ from ltgs.io.scene_store import SceneStore
 from ltgs.objects.associate import AssociateConfig
 from ltgs.objects.register import RegisterConfig
 from ltgs.pipeline.config import to_plain
-from ltgs.pipeline.edit import Delete, Merge, Split, _apply, edit_scene, parse_pose, undo_edit
+from ltgs.pipeline.edit import Delete, Merge, Split, edit_scene, parse_pose, undo_edit
 from ltgs.pipeline.edit_surfaces import departures, surfaces_without
 from ltgs.pipeline.object_frames import frame_change
 
@@ -69,17 +69,18 @@ def test_split_then_merge_through_the_command(stored: Path) -> None:
     assert call_ltgs("verify", stored).returncode == 0
 
 
-def test_recorded_decisions_follow_the_ids() -> None:
-    scene = scene_of(timeline())
-    record = DecisionRecord(pairs=(PairTest("round 1", 2, 1, 0.3, 0.5, True),))
-    scene = replace(scene, visits=tuple(replace(v, decisions=record if v.timestep else None) for v in scene.visits))
-    halves = _apply(scene, Split(2, "2"), "auto").scene
+def test_recorded_decisions_follow_the_ids(stored: Path) -> None:
+    store = SceneStore.open(stored)
+    seen = InstanceVerdict(1, "round 1", (0.0, 0.0, 0.0), 0.1, 50, 3, False, "matched", 2)
+    record = DecisionRecord(pairs=(PairTest("round 1", 2, 1, 0.3, 0.5, True),), instances=(seen,))
+    scene = store.load()
+    store.commit(replace(scene, visits=tuple(replace(v, decisions=record if v.timestep else None) for v in scene.visits)))
 
     def ids(scene: Scene) -> list[int]:
         return [v.decisions.pairs[0].object_id for v in scene.visits if v.decisions is not None]
 
-    assert ids(halves) == [2, 5, 5], "from the time of the split on it was the new object that was decided about"
-    assert ids(_apply(halves, Merge(2, 5), "auto").scene) == [2, 2, 2]
+    assert ids(edit_scene(stored, Split(2, "2")).scene) == [2, 5, 5], "from then on it was the new object that was decided about"
+    assert ids(edit_scene(stored, Merge(2, 5)).scene) == [2, 2, 2]
 
 
 def test_delete_and_undo(stored: Path) -> None:
@@ -97,6 +98,12 @@ def test_delete_and_undo(stored: Path) -> None:
     assert call_ltgs("verify", stored).returncode == 0
     done = call_ltgs("edit", stored, "--undo")
     assert done.returncode == 2 and "one step back" in done.stderr
+
+
+def test_an_undone_split_does_not_free_its_id(stored: Path) -> None:
+    assert 5 in edit_scene(stored, Split(2, "2")).scene.chronology.templates
+    undo_edit(stored)
+    assert 6 in edit_scene(stored, Split(2, "2")).scene.chronology.templates
 
 
 def test_undo_never_takes_anything_but_an_edit(stored: Path) -> None:

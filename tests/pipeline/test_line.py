@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from helpers import HEIGHT, WIDTH, TinyCapture, call_ltgs, settings
 from PIL import Image
 
+from ltgs.core.chronology import ObjectTrack, Presence, Template
 from ltgs.io.cameras_json import read_cameras_json
 from ltgs.io.ply import read_ply
 from ltgs.io.scene_store import SceneStore
@@ -257,6 +259,26 @@ def test_a_late_visit_is_inserted_by_its_date(scene_copy: Path, fourth_visit: Pa
     assert call_ltgs("verify", scene_copy).returncode == 0
     done = call_ltgs("update", scene_copy, fourth_visit, "--time", "2024-02-20")
     assert done.returncode == 0 and "stored already as time 2" in done.stderr
+
+
+def test_the_next_update_respects_edits(scene_copy: Path, fourth_visit: Path) -> None:
+    store = SceneStore.open(scene_copy)
+    scene = store.load()
+    old = scene.chronology
+    templates = {k: Template(k, "object", old.background[:50], 0) for k in (8, 9)}
+    tracks = {k: ObjectTrack.start(k, 2, np.eye(4), before=Presence.PRESENT) for k in (8, 9)}
+    store.commit(replace(scene, chronology=replace(old, templates={**old.templates, **templates}, tracks={**old.tracks, **tracks})))
+    assert call_ltgs("edit", scene_copy, "--pin-pose", "8", "--time", "1", "--pose", "0.1 0 0 1 0 0 0").returncode == 0
+    assert call_ltgs("edit", scene_copy, "--rename", "8", "lamp").returncode == 0
+    assert call_ltgs("edit", scene_copy, "--delete", "9").returncode == 0
+    done = call_ltgs("update", scene_copy, fourth_visit, "--quiet")
+    assert done.returncode == 0, done.stderr
+    after = SceneStore.open(scene_copy).load()
+    assert 9 not in after.chronology.templates and after.chronology.templates[8].name == "lamp"
+    kept = after.chronology.tracks[8]
+    assert kept.num_times == 4 and kept.pinned == {1} and kept.world_from_object[1, 0, 3] == 0.1
+    assert [e.operation for e in after.edits] == ["pin-pose", "rename", "delete"]
+    assert "rename: object 8, name lamp" in call_ltgs("info", scene_copy).stdout
 
 
 def test_a_visit_before_the_first_is_refused(scene_copy: Path, fourth_visit: Path) -> None:
