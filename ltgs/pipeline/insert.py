@@ -286,9 +286,10 @@ class _Insertion:
 
     def _say_if_earlier(self, k: int) -> None:
         """Tell the user of an object that is older than was thought."""
-        later = np.flatnonzero(self.tracks[k].presence[self.time + 1 :] != Presence.ABSENT)
-        if step_at(self.tracks[k], self.time).last is None and self.tracks[k].presence[self.time] == Presence.PRESENT and len(later):
-            first = self.visits[self.time + 1 + int(later[0])].name
+        stored = self.whole.chronology.tracks.get(k)
+        step = step_at(self.tracks[k], self.time)
+        if stored is not None and step.last is None and step.now == Presence.PRESENT:
+            first = self.whole.visits[first_seen(stored)].name
             self.remarks.append(f"object {k}, so far known since {first}, was there at this visit already")
 
     def _seen(self, pose: Array, time: int) -> bool:
