@@ -70,7 +70,7 @@ class Reconstruct(Command):
 
 @dataclass
 class Update(SceneCommand):
-    """Add one visit to an existing scene; the past is not touched."""
+    """Add one visit to an existing scene, at the end or, by its date, between older ones; what other visits saw stays."""
 
     photos: Annotated[Positional[Path], arg(metavar="PHOTOS")]
     """Folder with the photos of the visit; its name becomes the visit's name."""

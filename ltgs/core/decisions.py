@@ -302,3 +302,15 @@ def _owner(points: Tensor, radius: float, clouds: Mapping[int, Tensor]) -> int:
             if distance < best_distance:
                 best, best_distance = object_id, distance
     return best
+
+
+def renumbered(record: DecisionRecord, names: Mapping[int, int]) -> DecisionRecord:
+    """The same record with other object ids; ids that `names` does not hold stay."""
+    def new(object_id: int) -> int:
+        return names.get(object_id, object_id)
+
+    return DecisionRecord(
+        tuple(replace(t, object_id=new(t.object_id)) for t in record.removals),
+        tuple(replace(t, object_id=new(t.object_id)) for t in record.pairs),
+        tuple(replace(t, object_id=new(t.object_id)) for t in record.instances),
+    )

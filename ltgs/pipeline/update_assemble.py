@@ -64,9 +64,9 @@ class _Assembly:
         for instance in self.decisions.new:
             self._add_new(instance)
         self._add_surface()
-        chronology = Chronology(
-            self.old.background, torch.cat(self.lifted).unique(), self.templates, self.tracks,
-            (*self.old.appearance, light), (*self.old.events, *self.events), self.old.metres_per_unit,
+        chronology = replace(
+            self.old, lifted=torch.cat(self.lifted).unique(), templates=self.templates, tracks=self.tracks,
+            appearance=(*self.old.appearance, light), events=(*self.old.events, *self.events),
         )
         return chronology, self.items
 
@@ -75,7 +75,8 @@ class _Assembly:
         tracks = dict(self.old.tracks)
         for k, obj in self.decisions.known.items():
             if obj.lifted is not None:
-                self.templates[k] = Template(k, "object", obj.template, 0)
+                lost = {s: self.old.templates[s].gaussians[rows] for s, rows in obj.surface_rows.items()}
+                self.templates[k] = Template(k, "object", obj.template, 0, members=obj.lifted, surface_parts=lost)
                 self.lifted.append(obj.lifted)
                 for surface, rows in obj.surface_rows.items():
                     self.cut.setdefault(surface, []).append(rows)
@@ -113,7 +114,7 @@ class _Assembly:
                 self.tracks[k] = track.extended(carried_presence(track, self.templates[k].kind, cameras))
 
     def _next_id(self) -> int:
-        return max([*self.templates, 0]) + 1
+        return max([self.old.next_id - 1, *self.templates]) + 1
 
     def _add_new(self, instance: HullInstance) -> None:
         k = self._next_id()

@@ -97,8 +97,8 @@ def _to_fit_again(
 def _with_surface(chronology: Chronology, fitted: Gaussians, lifted: Tensor) -> Chronology:
     """The chronology with a surface that takes the place of some background Gaussians."""
     time = chronology.num_times - 1
-    k = max([*chronology.templates, 0]) + 1
-    template = Template(k, "surface", fitted, time)
+    k = chronology.next_id
+    template = Template(k, "surface", fitted, time, members=lifted)
     track = ObjectTrack.start(k, time, np.eye(4), before=Presence.UNKNOWN)
     return replace(
         chronology, lifted=torch.cat([chronology.lifted, lifted]).unique(),

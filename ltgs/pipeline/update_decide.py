@@ -251,7 +251,7 @@ class Decider:
 
     def _add_known(self, known: dict[int, KnownObject], sets: Sequence[VacatedSet]) -> None:
         """Add objects that left now (cut out of the background, or templates already) and templates absent before."""
-        next_id = max([*self.visit.old.templates, *known, 0]) + 1
+        next_id = max([self.visit.old.next_id - 1, *known]) + 1
         surfaces = [k for k in self.visit.ids.unique().tolist() if k and self.visit.old.templates[k].kind == "surface"]
         num_static = int((self.visit.ids == BACKGROUND_ID).sum())
         static_index = self.visit.old.static_mask.nonzero()[:, 0]
