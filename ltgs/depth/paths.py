@@ -38,15 +38,13 @@ def _along(volume: Volume, mask: Mask, small: np.float32, large: np.float32, bac
     """Path costs of all columns at once, row after row."""
     rows = range(mask.shape[0])
     out = np.empty_like(volume)
-    before: Volume | None = None
+    before, through = np.zeros_like(volume[:, 0]), np.zeros(mask.shape[1], np.float32)
     for row in reversed(rows) if backward else rows:
-        current = volume[:, row].copy()
-        if before is not None:
-            best = before.min(0)
-            reached = np.minimum(before, best + large)
-            np.minimum(reached[1:], before[:-1] + small, out=reached[1:])
-            np.minimum(reached[:-1], before[1:] + small, out=reached[:-1])
-            # Subtracting the best keeps the sums bounded; it is the same for every label.
-            current += (reached - best) * through
-        out[:, row], before, through = current, current, mask[row].astype(np.float32)
+        best = before.min(0)
+        reached = np.minimum(before, best + large)
+        np.minimum(reached[1:], before[:-1] + small, out=reached[1:])
+        np.minimum(reached[:-1], before[1:] + small, out=reached[:-1])
+        # Subtracting the best keeps the sums bounded; it is the same for every label.
+        out[:, row] = before = volume[:, row] + (reached - best) * through
+        through = mask[row].astype(np.float32)
     return out

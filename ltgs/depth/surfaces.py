@@ -13,7 +13,7 @@ from ltgs.core.cameras import Camera
 from ltgs.core.progress import Progress, ProgressEvent, silent
 from ltgs.depth.points import merge_voxels
 from ltgs.depth.rectify import points_in_world
-from ltgs.depth.sweep import SweepConfig, Swept, SweepView, sweep_patch
+from ltgs.depth.sweep import SweepConfig, SweepView, Swept, sweep_patch
 from ltgs.depth.types import Map, Mask
 
 Array = NDArray[np.float64]
@@ -24,7 +24,7 @@ class SurfaceConfig:
     """From photos and masks to trusted depth."""
 
     sweep: SweepConfig = field(default_factory=SweepConfig)
-    min_pixels: float = 2e-4
+    min_pixels: float = 4e-4
     """Smallest connected region that is measured, as a share of the photo."""
     sources: int = 4
     """Other photos per region at most."""

@@ -267,10 +267,10 @@ class _Window:
         return (product - _dot(self.mean[box], mean)) / np.sqrt(self.variance[box] * variance)
 
 
-def _dot(first: Map, second: Map) -> Map:
+def _dot(first: NDArray[np.floating], second: NDArray[np.floating]) -> Map:
     """[H, W] sum of products over the channels of [H, W, 3]."""
     a, b = first.reshape(-1, 3), second.reshape(-1, 3)
-    return (a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2]).reshape(first.shape[:2])
+    return np.asarray(a[:, 0] * b[:, 0] + a[:, 1] * b[:, 1] + a[:, 2] * b[:, 2], np.float32).reshape(first.shape[:2])
 
 
 def _scores(
@@ -331,7 +331,8 @@ def _warps(
         mapping = turning + moving / distance
         mapping[:, 2] += mapping[:, 0] * box[1].start + mapping[:, 1] * box[0].start
         size = box[1].stop - box[1].start, box[0].stop - box[0].start
-        yield k, box, cv2.warpPerspective(source.image, mapping, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        warped = cv2.warpPerspective(source.image, mapping, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        yield k, box, np.asarray(warped, np.float32)
 
 
 def _choose(score: Volume, possible: Mask, wanted: Mask, inverse: Array, patch: Camera, config: SweepConfig) -> Swept:
