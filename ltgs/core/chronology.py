@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ltgs.core.checks import check_shape
 from ltgs.core.gaussians import Gaussians
+from ltgs.core.light_field import LightField, facing
 
 Array = NDArray[np.float64]
 EventKind = Literal["appeared", "removed", "moved", "returned"]
@@ -129,6 +130,8 @@ class Appearance:
     """True if the light differs from the visit before by more than the photos' own scatter."""
     exposure_ev: float = 0.0
     """Mean brightness change against the first visit in stops (log2 of linear ratio, approximate)."""
+    field: LightField | None = None
+    """What differs from place to place beyond that affine; None = nothing is known of it."""
 
     def apply(self, rgb: Tensor) -> Tensor:
         """[..., 3] render colours to this visit's light, not clamped."""
@@ -158,6 +161,24 @@ class SceneState:
     object_ids: Tensor
     """[N] int64, 0 = background."""
     appearance: Appearance
+    origins: Mapping[int, Tensor] = field(default_factory=dict)
+    """Object id to [3] the middle of the object; surfaces and the background have none."""
+
+    def normals(self, viewpoint: Tensor) -> Tensor:
+        """[N, 3] unit normals: of objects outwards, of all else towards the viewpoint [3]."""
+        means = self.gaussians.means
+        toward = viewpoint.to(means) - means
+        for object_id, origin in self.origins.items():
+            own = self.object_ids == object_id
+            toward[own] = means[own] - origin.to(means)
+        return facing(self.gaussians, toward)
+
+    def lit(self) -> Gaussians:
+        """The Gaussians in this time's light field; `appearance.apply` still follows on the rendered picture."""
+        light = self.appearance.field
+        if light is None or len(self.gaussians) == 0:
+            return self.gaussians
+        return light.lit(self.gaussians, self.normals(light.viewpoint))
 
 
 @dataclass(frozen=True)
@@ -212,11 +233,30 @@ class Chronology:
             IndexError: `time` is not a stored timestep.
         """
         parts, ids = [self.static_background], [torch.zeros(len(self.background) - len(self.lifted), dtype=torch.int64)]
+        origins: dict[int, Tensor] = {}
         for k in self.present_ids(time):
             pose = torch.as_tensor(self.tracks[k].world_from_object[time], dtype=torch.float32)
             parts.append(self.templates[k].gaussians.transformed(pose))
             ids.append(torch.full((len(parts[-1]),), k, dtype=torch.int64))
-        return SceneState(Gaussians.concatenate(parts), torch.cat(ids), self.appearance[time])
+            if self.templates[k].kind == "object":
+                origins[k] = pose[:3, 3]
+        return SceneState(Gaussians.concatenate(parts), torch.cat(ids), self.appearance[time], origins)
+
+    def until(self, time: int) -> Chronology:
+        """The visits before `time` only, with templates as they are now; objects that came later are absent throughout.
+
+        Raises:
+            IndexError: `time` is not in 1..num_times.
+        """
+        self._check_time(time - 1)
+        tracks = {
+            k: ObjectTrack(
+                k, t.presence[:time], t.world_from_object[:time], t.pose_covariance[:time], t.registration_error[:time]
+            )
+            for k, t in self.tracks.items()
+        }
+        events = tuple(e for e in self.events if e.time < time)
+        return replace(self, tracks=tracks, appearance=self.appearance[:time], events=events)
 
     def _check_time(self, time: int) -> None:
         if not 0 <= time < self.num_times:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ltgs.core.cameras import Camera
 from ltgs.core.chronology import Chronology
+from ltgs.core.decisions import DecisionRecord
 
 Array = NDArray[np.float64]
 
@@ -59,6 +60,8 @@ class VisitRecord:
     """Figures measured on this visit's photos, e.g. {"train_psnr": 31.2}."""
     undecided: tuple[str, ...] = ()
     """What could not be decided, in words."""
+    decisions: DecisionRecord | None = None
+    """What was considered; None at the first visit and in scenes of versions that did not record it."""
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def _camera(photo: RoomPhoto, scene_from_room: Similarity) -> Camera:
 
 def _shown(state: SceneState, camera: Camera, backend: str) -> NDArray[np.float64]:
     with torch.no_grad():
-        out = render(state.gaussians, stack_cameras([camera]), backend=backend, with_depth=False)  # type: ignore[arg-type]
+        out = render(state.lit(), stack_cameras([camera]), backend=backend, with_depth=False)  # type: ignore[arg-type]
     return state.appearance.apply(out.rgb[0]).clamp(0, 1).double().numpy()
 
 

@@ -18,8 +18,10 @@ from torch import Tensor
 from ltgs.core.cameras import Camera
 from ltgs.core.chronology import Appearance, Chronology, Event, ObjectTrack, Template
 from ltgs.core.gaussians import FIELDS, Gaussians
+from ltgs.core.light_field import LightField
 from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
 from ltgs.errors import FormatError
+from ltgs.io.decisions_codec import decode_decisions, encode_decisions
 from ltgs.io.json_files import need, need_array, need_int, need_number
 from ltgs.io.manifest import BLOB_NAME
 
@@ -127,7 +129,8 @@ def encode_scene(scene: Scene, put: PutTensors) -> dict[str, Any]:
         ],
         "tracks": [_encode_track(t) for _, t in sorted(chronology.tracks.items())],
         "appearance": [
-            {"colour": _rows(a.colour), "changed": bool(a.changed), "exposure_ev": _number(a.exposure_ev)}
+            {"colour": _rows(a.colour), "changed": bool(a.changed), "exposure_ev": _number(a.exposure_ev),
+             "field": None if a.field is None else _encode_field(a.field, put)}
             for a in chronology.appearance
         ],
         "events": [
@@ -139,6 +142,11 @@ def encode_scene(scene: Scene, put: PutTensors) -> dict[str, Any]:
         "side_data": {str(name): put(group) for name, group in sorted(scene.side_data.items())},
         "config": _plain(scene.config, "config"),
     }
+
+
+def _encode_field(light: LightField, put: PutTensors) -> dict[str, Any]:
+    blob = put({"log_gain": light.log_gain.to(torch.float16)})
+    return {"origin": _numbers(light.origin), "cell": _number(light.cell), "viewpoint": _numbers(light.viewpoint), "log_gain": blob}
 
 
 def _encode_track(track: ObjectTrack) -> dict[str, Any]:
@@ -160,6 +168,7 @@ def _encode_visit(visit: VisitRecord) -> dict[str, Any]:
         "quality": {str(k): _number(v) for k, v in visit.quality.items()},
         "undecided": list(visit.undecided),
         "photos": [_encode_photo(p) for p in visit.photos],
+        **({} if visit.decisions is None else {"decisions": encode_decisions(visit.decisions)}),
     }
 
 
@@ -215,7 +224,7 @@ def _decode_scene(body: Mapping[str, Any], get: GetTensors, timings: list[dict[s
     metres: Any = need(body, "metres_per_unit", (int, float, type(None)), where)
     chronology = Chronology(
         background=background, lifted=lifted, templates=templates, tracks={t.object_id: t for t in tracks},
-        appearance=tuple(_decode_appearance(r, where) for r in _list(body, "appearance", num_times, where)),
+        appearance=tuple(_decode_appearance(r, get, body, where) for r in _list(body, "appearance", num_times, where)),
         events=tuple(_decode_event(r, num_times, where) for r in need(body, "events", list, where)),
         metres_per_unit=None if metres is None else need_number(body, "metres_per_unit", where),
     )
@@ -269,12 +278,25 @@ def _decode_track(record: Any, num_times: int, where: str) -> ObjectTrack:
     )
 
 
-def _decode_appearance(record: Any, where: str) -> Appearance:
+def _decode_appearance(record: Any, get: GetTensors, body: Mapping[str, Any], where: str) -> Appearance:
     place = f"{where}, appearance"
+    # Scenes of earlier versions have no field.
+    light = record.get("field")
     return Appearance(
         _array(need(record, "colour", list, place), (3, 4), place), need(record, "changed", bool, place),
-        float(_array(record.get("exposure_ev"), (), place)),
+        float(_array(record.get("exposure_ev"), (), place)), None if light is None else _decode_field(light, get, body, place),
     )
+
+
+def _decode_field(record: Any, get: GetTensors, body: Mapping[str, Any], where: str) -> LightField:
+    place = f"{where}, light field"
+    log_gain = get(_blob(record, "log_gain", body, place)).get("log_gain")
+    if log_gain is None or log_gain.dtype != torch.float16:
+        raise FormatError(f"{place}: must hold the float16 tensor log_gain.")
+    origin, viewpoint = (
+        torch.tensor(_array(need(record, key, list, place), (3,), place), dtype=torch.float32) for key in ("origin", "viewpoint")
+    )
+    return LightField(origin, need_number(record, "cell", place), log_gain.to(torch.float32), viewpoint)
 
 
 def _decode_event(record: Any, num_times: int, where: str) -> Event:
@@ -303,6 +325,7 @@ def _decode_visit(record: Any, timestep: int, timing: dict[str, float], body: Ma
         timing=timing,
         quality={k: float(_array(v, (), place)) for k, v in need(record, "quality", dict, place).items()},
         undecided=tuple(_strings(record, "undecided", place)),
+        decisions=decode_decisions(record["decisions"], place) if "decisions" in record else None,
     )
 
 

@@ -7,14 +7,16 @@ import logging
 import resource
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ltgs.change.learned import check_learned
 from ltgs.core.captures import Capture
 from ltgs.core.chronology import Chronology
 from ltgs.core.progress import Progress, ProgressEvent, silent
@@ -28,7 +30,7 @@ from ltgs.optim.residual import expected_residual
 from ltgs.pipeline import stages
 from ltgs.pipeline.cameras import assign_cameras, check_some, given_cameras
 from ltgs.pipeline.checkpoint import fingerprint
-from ltgs.pipeline.config import RunConfig, from_plain, to_plain
+from ltgs.pipeline.config import RunConfig, from_plain, override, to_plain
 from ltgs.pipeline.interrupt import StopSignal, stop_signal
 from ltgs.pipeline.run_state import RunState
 from ltgs.pipeline.update import update_visit
@@ -95,11 +97,14 @@ def reconstruct(job: Job, *, progress: Progress = silent) -> RunOutcome:
 
 def add_visit(
     scene: Path, folder: Path, *, captured_at: datetime | None = None, cameras: Path | None = None,
-    backend: str | None = None, progress: Progress = silent,
+    backend: str | None = None, settings: Mapping[str, Any] | None = None, progress: Progress = silent,
 ) -> RunOutcome:
     """Append one visit to a stored scene with the configuration the scene was made with.
 
     Repeating the call after it was killed, or after it succeeded, is safe.
+
+    Args:
+        settings: dotted path to value, for this visit only, e.g. {"update.learned.dino": "/models/dinov2-small"}.
 
     Raises:
         UsageError: the visit is earlier than the last stored one, or another visit of this name is stored.
@@ -111,6 +116,7 @@ def add_visit(
     if dropped:
         message = f"the scene was made by another version; settings it no longer has: {', '.join(dropped)}"
         progress(ProgressEvent("update", message=message, level="warning"))
+    config = override(config, settings or {})
     if backend is not None:
         config = dataclasses.replace(config, backend=backend)
     name, reason = pick_backend(config.backend)
@@ -137,6 +143,7 @@ class _Run:
         self, store: SceneStore, config: RunConfig, cameras: Sequence[PosedPhoto] | None, cameras_path: Path | None,
         backend: str, progress: Progress, stop: StopSignal, facts: dict[str, str],
     ) -> None:
+        check_learned(config.update.learned)
         self.store, self.config, self.cameras, self.cameras_path = store, config, cameras, cameras_path
         self.backend, self.progress, self.stop, self.facts = backend, progress, stop, facts
         self.scene = store.load() if store.generation > 0 else None
@@ -240,11 +247,12 @@ class _Run:
         if heldout:
             shown = update.chronology.state_at(t)
             quality["heldout_psnr"] = stages.mean_psnr(
-                shown.gaussians, heldout, backend=self.backend, appearance=shown.appearance
+                shown.lit(), heldout, backend=self.backend, appearance=shown.appearance
             )
         records = _with_exposures(records, update.exposures)
         method = {"poses": poses.method, "rasteriser": self.backend, **update.method}
         visit = self._record(found.capture, records, method, watch, quality, tuple(update.undecided))
+        visit = dataclasses.replace(visit, decisions=update.decisions)
         return dataclasses.replace(scene, chronology=update.chronology, visits=(*scene.visits, visit))
 
     def _record(

@@ -239,6 +239,15 @@ def test_earlier_visits_are_refused(scene_copy: Path, fourth_visit: Path) -> Non
     assert len(info(scene_copy)["captures"]) == 3
 
 
+def test_settings_of_one_visit_are_checked_before_anything_is_done(scene_copy: Path, fourth_visit: Path) -> None:
+    done = call_ltgs("update", scene_copy, fourth_visit, "--set", "update.learned.sam=/nowhere/sam2")
+    # Without the transformers package that is what is missing, otherwise the folder.
+    assert done.returncode == 3 and "SAM 2" in done.stderr and "Traceback" not in done.stderr
+    done = call_ltgs("update", scene_copy, fourth_visit, "--set", "update.wonder=1")
+    assert done.returncode == 2 and "update.wonder" in done.stderr
+    assert len(info(scene_copy)["captures"]) == 3
+
+
 def test_json_events_and_summary(scene_copy: Path, fourth_visit: Path) -> None:
     done = call_ltgs("update", scene_copy, fourth_visit, "--json")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
