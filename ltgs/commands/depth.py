@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
@@ -26,18 +26,26 @@ class DepthMatch:
     calib: Annotated[Path | None, arg(metavar="FILE")] = None
     """Calibration in Middlebury, KITTI or OpenCV form; without it units are pixels."""
     prior: Annotated[str | None, arg(metavar="FILE")] = None
-    """Inverse depth of the left view at any scale (PFM or PNG, larger = nearer), or render:SCENE@TIME."""
+    """Inverse depth of the left view at any scale (PFM or PNG, larger = nearer), render:SCENE@TIME, or points:SCENE."""
     cameras: Annotated[Path | None, arg(metavar="PATH")] = None
-    """Cameras file with the left photo's camera in the scene's frame; for --prior render:."""
+    """Cameras file with the left photo's camera in the scene's frame; for --prior render: and points:."""
     range: Annotated[tuple[int, int] | None, arg(metavar="LOW HIGH")] = None
     """Disparities to search, pixels; default: estimated from matching points."""
+    method: Literal["auto", "sgm", "network"] = "auto"
+    """Semi-global matching, or a trained network; auto is the network if weights are given."""
+    weights: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Weights of a stereo network (safetensors): of `ltgs depth train`, of RAFT-Stereo or of the paper's authors."""
+    config: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Training settings that name the network, for weights that do not say."""
+    mono: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Weights of Depth Anything V2, file or folder: makes a prior, or the encoder that a network needs."""
 
     def run(self) -> int:
-        from ltgs.cli_depth import match
+        from ltgs.cli_depth import Method, match
 
         done = match(
             self.left, self.right, self.output, calibration=self.calib, prior=self.prior, cameras=self.cameras,
-            disparity_range=self.range,
+            disparity_range=self.range, method=Method(self.method, self.weights, self.config, self.mono),
         )
         for note in done.notes:
             print(note)
