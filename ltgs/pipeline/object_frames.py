@@ -16,9 +16,10 @@ from ltgs.core.scene import Scene
 from ltgs.core.se3 import invert_rigid, make_rigid
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import AssociateConfig
+from ltgs.objects.backing import Model, template_radius
 from ltgs.objects.crops import empty_cost, make_crops, pose_costs
 from ltgs.objects.hull import HullInstance
-from ltgs.objects.register import RegisterConfig, register_template, sweep_template, template_radius
+from ltgs.objects.register import RegisterConfig, compare_turns, register_template, sweep_template
 from ltgs.poses.gauge import up_direction
 from ltgs.render import render
 
@@ -68,9 +69,10 @@ def frame_change(
     views, instance = pictures_of(its, world_from_other, scene.visits[time].cameras, backend=backend)
     if views:
         rng, up = np.random.default_rng(seed), scene_up(scene)
-        sweep = sweep_template(own, views, instance, last_rotation=rotation, up=up, config=register, rng=rng, backend=backend)
+        sweep = sweep_template(Model(own), views, instance, last_rotation=rotation, up=up, config=register, rng=rng, backend=backend)
         if sweep is not None:
-            found = register_template(own, views, instance, sweep, up=up, config=register, backend=backend)
+            found = register_template(Model(own), views, instance, sweep, config=register, backend=backend)
+            found = compare_turns(Model(own), views, instance, found, up=up, config=register, backend=backend)
             if found.gain >= associate.min_gain:
                 doubt = ", its rotation is ambiguous" if found.ambiguous else ""
                 how = f"registered to object {other}, {found.gain:.0%} explained{doubt}"
@@ -133,7 +135,7 @@ def looks_alike(
         return float("nan")
     with torch.no_grad():
         pose = torch.as_tensor(pose_two, dtype=torch.float32)[None]
-        cost = float(pose_costs(two.gaussians, pose, crops, register.cost, backend)[0])
+        cost = float(pose_costs(Model(two.gaussians), pose, crops, register.cost, backend)[0])
     return 1 - cost / max(empty_cost(crops, register.cost), 1e-12)
 
 
