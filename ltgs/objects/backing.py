@@ -69,6 +69,8 @@ class BackingConfig:
     """Photos that must have looked through a place for it to be empty."""
     gap: float = 1.5
     """Distance to the known Gaussians, in units of their median spacing, from which a guess is added."""
+    off_axis: float = 0.7
+    """Largest distance of the object's Gaussians from the axis, relative to its own width: beyond, the axis is not its own."""
     min_photos: int = 3
     """Photos that must show the object to place its axis."""
 
@@ -88,7 +90,7 @@ def with_backing(
     if len(template) < 8:
         return Model(template)
     axis = _axis_point(template, world_from_object, cameras, depths, config, backend)
-    if axis is None:
+    if axis is None or not _is_axis(template, world_from_object, axis, np.asarray(up), config):
         return Model(template)
     turn = np.eye(4)
     turn[:3, :3] = so3_exp(torch.as_tensor(np.asarray(up) * np.pi)).numpy()
@@ -103,6 +105,18 @@ def with_backing(
     world = means @ world_from_object[:3, :3].T + world_from_object[:3, 3]
     fresh &= seen_empty(world, cameras, depths) < config.empty_photos
     return Model(Gaussians.concatenate([template, back[torch.from_numpy(fresh)]]), int(fresh.sum()))
+
+
+def _is_axis(template: Gaussians, world_from_object: Array, axis: Array, up: Array, config: BackingConfig) -> bool:
+    """Whether a vertical axis passes through the middle of an object of which perhaps only one side is known."""
+    points = template.means.double().numpy() @ world_from_object[:3, :3].T + world_from_object[:3, 3]
+    across = np.linalg.svd(up[None])[2][1:]
+    flat = (points - axis) @ across.T
+    reach = float(np.quantile(np.linalg.norm(flat, axis=1), 0.98))
+    angles = np.linspace(0, np.pi, 18, endpoint=False)
+    along = flat @ np.stack([np.cos(angles), np.sin(angles)])
+    width = float((np.quantile(along, 0.98, axis=0) - np.quantile(along, 0.02, axis=0)).max())
+    return reach <= config.off_axis * width
 
 
 def _axis_point(

@@ -217,10 +217,11 @@ def _hypothesis(
         c < cost * config.symmetry_tie and rotation_angle_deg(p[:3, :3].T @ pose[:3, :3]) > 20 for p, c in ranked[1:]
     )
     covariance = _covariance(model, pose, fine, config, backend) + _spread_of_ties(ranked, config)
-    # Whether the object is there at all must not be decided by sides that nobody saw being excused.
-    strict = replace(config.cost, guess_discount=0.0)
+    # Whether the object is there at all must not be decided by sides that nobody saw being excused; nor does a bad guess
+    # speak against it.
+    strict, at = replace(config.cost, guess_discount=0.0), torch.as_tensor(pose, dtype=torch.float32)[None]
     with torch.no_grad():
-        shown = float(pose_costs(model, torch.as_tensor(pose, dtype=torch.float32)[None], fine, strict, backend)[0])
+        shown = min(float(pose_costs(m, at, fine, strict, backend)[0]) for m in (model, Model(model.seen)))
     return PoseHypothesis(pose, shown, empty_cost(fine, strict), covariance, ambiguous, tuple(ranked))
 
 

@@ -92,7 +92,8 @@ def build_template(
         Gaussians in the object's frame (colours in the first visit's light), and world_from_object.
     """
     config = config or BuildConfig()
-    points, colours, voxel = _shell(instance, views, config, rng)
+    # The whole hull, not its shell: seen from few sides it is long, and its front lies before the object.
+    points, colours, voxel = _hull_samples(instance, views, config, rng, shell=False)
     seeds = _seed_gaussians(points, colours, np.full(len(points), 0.6 * voxel), config.seed_opacity, sh_degree)
     world_from_object = object_frame(instance.points)
     return seeds.transformed(torch.as_tensor(np.linalg.inv(world_from_object), dtype=torch.float32)), world_from_object
@@ -117,7 +118,7 @@ def grow_template(
         the template, the seeds appended, in the object's frame.
     """
     config = config or BuildConfig()
-    points, colours, voxel = _shell(instance, views, config, rng)
+    points, colours, voxel = _hull_samples(instance, views, config, rng, shell=True)
     solid = template.means[template.opacities > 0.1].double().numpy()
     local = (points - world_from_object[:3, 3]) @ world_from_object[:3, :3]
     if len(solid) == 0 or len(local) == 0:
@@ -136,10 +137,10 @@ def grow_template(
     return Gaussians.concatenate([template, seeds])
 
 
-def _shell(
-    instance: HullInstance, views: Sequence[ComparedView], config: BuildConfig, rng: np.random.Generator
+def _hull_samples(
+    instance: HullInstance, views: Sequence[ComparedView], config: BuildConfig, rng: np.random.Generator, *, shell: bool
 ) -> tuple[Array, Array, float]:
-    """The hull's surface as the photos see it: points [M, 3], colours in the first visit's light [M, 3], spacing (scene units)."""
+    """The hull, or its surface as the photos see it: points [M, 3], colours in the first visit's light [M, 3], spacing."""
     points = instance.points
     size = np.linalg.norm(np.quantile(points, 0.98, axis=0) - np.quantile(points, 0.02, axis=0))
     voxel = max(float(size) / config.voxels, 1e-9)
@@ -164,7 +165,7 @@ def _shell(
         colour_sum[shown] += weight[:, None] * unlight(view, view.photo[rows, columns].astype(float), rows, columns)
         weight_sum[shown] += weight
     colours = colour_sum / np.maximum(weight_sum, 1e-9)[:, None]
-    index = np.flatnonzero(front_in) if front_in.sum() >= 8 else np.flatnonzero(weight_sum > 0)
+    index = np.flatnonzero(front_in) if shell and front_in.sum() >= 8 else np.flatnonzero(weight_sum > 0)
     if len(index) > config.max_seeds:
         index = np.sort(rng.choice(index, config.max_seeds, replace=False))
     return points[index], colours[index], voxel
