@@ -81,6 +81,13 @@ class SurfacePoints:
     def __len__(self) -> int:
         return len(self.xyz)
 
+    def merged(self, side: float) -> SurfacePoints:
+        """One point per voxel of a side, scene units."""
+        xyz, rgb, sigma, _ = merge_voxels(self.xyz, 255 * self.rgb, self.sigma, side)
+        cells = np.unique(np.floor(self.xyz / side).astype(np.int64), axis=0, return_inverse=True)[1].ravel()
+        support = np.bincount(cells, self.support).astype(np.int64)
+        return SurfacePoints(xyz, rgb / 255.0, np.full(len(xyz), side), sigma, support)
+
 
 def measure_surfaces(
     views: Sequence[SweepView], wheres: Sequence[Mask], *, typical_depth: float | None = None, config: SurfaceConfig | None = None,
@@ -238,13 +245,12 @@ def surface_points(
         rgb.append(paint[where])
         sigma.append(found.sigma[where].astype(np.float64))
         steps.append(found.depth[where].astype(np.float64) / found.focal)
-    merged = np.concatenate(xyz)
-    if not len(merged):
-        empty = np.zeros(0)
-        return SurfacePoints(np.zeros((0, 3)), np.zeros((0, 3)), empty, empty, np.zeros(0, np.int64))
-    side = float(np.median(np.concatenate(steps)))
-    where_to, paint8, deviation, count = merge_voxels(merged, 255 * np.concatenate(rgb), np.concatenate(sigma), side)
-    return SurfacePoints(where_to, paint8 / 255.0, np.full(len(where_to), side), deviation, count)
+    everything = np.concatenate(xyz)
+    side = float(np.median(np.concatenate(steps))) if len(everything) else 0.0
+    points = SurfacePoints(
+        everything, np.concatenate(rgb), np.full(len(everything), side), np.concatenate(sigma), np.ones(len(everything), np.int64)
+    )
+    return points.merged(side) if len(everything) else points
 
 
 def looked_through(points: Array, views: Sequence[SweepView], depths: Sequence[SurfaceDepth], *, slack: float = 3.0) -> NDArray[np.int64]:
