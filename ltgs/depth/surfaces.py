@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ltgs.core.cameras import Camera
 from ltgs.core.progress import Progress, ProgressEvent, silent
+from ltgs.depth.agree import DepthView, count_votes, look_up
 from ltgs.depth.points import merge_voxels
 from ltgs.depth.rectify import points_in_world
 from ltgs.depth.sweep import SweepConfig, SweepView, Swept, sweep_patch
@@ -186,17 +187,9 @@ def _confirmed(index: int, views: Sequence[SweepView], raw: Sequence[SurfaceDept
     own = raw[index]
     where = np.isfinite(own.depth) & (own.score >= config.min_score)
     points = points_in_world(own.depth, views[index].camera)[where]
+    others = [DepthView(v.camera, r.depth, r.sigma) for k, (v, r) in enumerate(zip(views, raw, strict=True)) if k != index]
     # Half a pixel of the match is one sigma.
-    slack = 2 * config.agree * own.sigma[where]
-    agree, against = np.zeros(len(points), np.int64), np.zeros(len(points), np.int64)
-    for other, view in enumerate(views):
-        if other == index or not len(points):
-            continue
-        z, there, sigma = _look_up(points, view.camera, raw[other])
-        tolerance = np.maximum(2 * config.agree * sigma, slack)
-        with np.errstate(invalid="ignore"):
-            agree += np.abs(z - there) <= tolerance
-            against += there > z + tolerance
+    agree, against = count_votes(points, own.sigma[where].astype(np.float64), others, 2 * config.agree)
     keep = (agree > 0) & (agree >= against) | (agree == 0) & (against == 0) & (own.score[where] >= config.lone_score)
     kept = where.copy()
     kept[where] = keep
@@ -207,20 +200,6 @@ def _confirmed(index: int, views: Sequence[SweepView], raw: Sequence[SurfaceDept
         np.where(kept, own.depth, nothing), np.where(kept, own.sigma, nothing), np.where(kept, own.score, np.float32(-1)),
         np.where(kept, support, 0), own.focal,
     )
-
-
-def _look_up(points: Array, camera: Camera, measured: SurfaceDepth) -> tuple[Array, Array, Array]:
-    """Per point: its depth in a camera, and depth and deviation measured at its pixel (NaN where there is none)."""
-    local = points @ camera.cam_from_world[:3, :3].T + camera.cam_from_world[:3, 3]
-    z = local[:, 2]
-    uv = local @ camera.K.T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        columns, rows = np.floor(uv[:, 0] / z), np.floor(uv[:, 1] / z)
-    inside = (z > 0) & (columns >= 0) & (columns < camera.width) & (rows >= 0) & (rows < camera.height)
-    at = rows[inside].astype(int), columns[inside].astype(int)
-    there, sigma = np.full(len(points), np.nan), np.full(len(points), np.nan)
-    there[inside], sigma[inside] = measured.depth[at], measured.sigma[at]
-    return z, there, sigma
 
 
 def surface_points(
@@ -262,7 +241,7 @@ def looked_through(points: Array, views: Sequence[SweepView], depths: Sequence[S
     """
     count = np.zeros(len(points), np.int64)
     for view, found in zip(views, depths, strict=True):
-        z, there, sigma = _look_up(points, view.camera, found)
+        z, there, sigma = look_up(points, DepthView(view.camera, found.depth, found.sigma))
         with np.errstate(invalid="ignore"):
             count += there > z + slack * sigma
     return count
