@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from ltgs.depth.fuse import match_stereo
 from ltgs.depth.matches import find_matches
 from ltgs.depth.network import StereoNetwork, load_network, match_network, mono_prior, weights_file
 from ltgs.depth.outputs import write_stereo
-from ltgs.depth.pictures import check_pair, grey8
+from ltgs.depth.pictures import Photo, check_pair, grey8
 from ltgs.depth.priors import DepthAnything, load_depth_anything
 from ltgs.depth.sparse import sparse_prior
 from ltgs.depth.training.config import load_train_config
@@ -28,6 +28,7 @@ from ltgs.io.images import decode_png, read_photo
 from ltgs.io.pfm import read_pfm
 from ltgs.io.posed import PosedPhoto
 from ltgs.io.stereo_calibration import StereoCalibration, read_stereo_calibration
+from ltgs.pipeline.rig import RigJob, RigOutcome, run_rig
 
 RENDER, POINTS = "render:", "points:"
 _MAX_PRIOR_BYTES = 1 << 30
@@ -143,6 +144,27 @@ def match(
     files = write_stereo(output, result, photos[0], rig)
     notes += [used, *_words(result, rig)]
     return MatchOutcome(result, tuple(files), tuple(n for n in notes if n))
+
+
+def rig(
+    folder: Path, output: Path, *, calibration: Path | None = None, cameras: Path | None = None, method: Method | None = None,
+    progress: Progress = silent,
+) -> RigOutcome:
+    """Measure a stereo rig's capture, see `ltgs.pipeline.rig`.
+
+    Raises:
+        UsageError: options of the method that do not go together; InputError, FormatError: see `run_rig`.
+    """
+    matching = (method or Method()).ready()
+    used: dict[str, None] = {}
+
+    def matcher(left: Photo, right: Photo) -> StereoResult:
+        result, words = matching.run((left, right), None, "no prior", None)
+        used[words] = None
+        return result
+
+    done = run_rig(RigJob(folder, output, calibration, cameras), matcher=matcher, progress=progress)
+    return replace(done, notes=(*used, *done.notes))
 
 
 def _checked(photos: tuple[Any, Any]) -> str:

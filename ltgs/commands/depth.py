@@ -54,6 +54,44 @@ class DepthMatch:
 
 
 @dataclass
+class DepthRig:
+    """Depth of every pair of a stereo rig's capture, and one fused cloud."""
+
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
+    """Holds left/ and right/ (or image_2/ and image_3/, image_0/ and image_1/, cam0/ and cam1/) and the calibration."""
+    output: Annotated[Path, arg(aliases=["-o"])]
+    """Folder for one folder per pair, cloud.ply and cameras.json."""
+    calib: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Calibration in Middlebury, KITTI or OpenCV form; default: the one in the folder."""
+    cameras: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Metric poses of the left photos; default: found by structure from motion and scaled by the measured depth."""
+    method: Literal["auto", "sgm", "network"] = "auto"
+    """As for match."""
+    weights: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Weights of a stereo network (safetensors)."""
+    config: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Training settings that name the network, for weights that do not say."""
+    mono: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Weights of Depth Anything V2, file or folder."""
+
+    def run(self) -> int:
+        from ltgs.cli_depth import Method, rig
+        from ltgs.pipeline.progress import progress_sink
+
+        with progress_sink(sys.stderr, quiet=not sys.stderr.isatty()) as sink:
+            done = rig(
+                self.folder, self.output, calibration=self.calib, cameras=self.cameras,
+                method=Method(self.method, self.weights, self.config, self.mono), progress=sink,
+            )
+        for name, reason in done.refused.items():
+            print(f"{name} is left out: {reason}", file=sys.stderr)
+        for note in done.notes:
+            print(note)
+        print(f"{len(done.pairs)} pairs in {self.output}")
+        return 0
+
+
+@dataclass
 class DepthEval:
     """Measure on pairs with true disparity, beside OpenCV's matching with background fill."""
 
@@ -124,10 +162,11 @@ class DepthConvert:
 
 @dataclass
 class Depth(Command):
-    """Depth from two photos: match, eval, train, convert."""
+    """Depth from two photos: match, rig, eval, train, convert."""
 
     task: OmitSubcommandPrefixes[OmitArgPrefixes[
         Annotated[DepthMatch, subcommand("match", prefix_name=False)]
+        | Annotated[DepthRig, subcommand("rig", prefix_name=False)]
         | Annotated[DepthEval, subcommand("eval", prefix_name=False)]
         | Annotated[DepthTrain, subcommand("train", prefix_name=False)]
         | Annotated[DepthConvert, subcommand("convert", prefix_name=False)]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ltgs.core.cameras import Camera
 from ltgs.core.progress import Progress, ProgressEvent, silent
+from ltgs.depth.agree import DepthView, count_votes, look_up
 from ltgs.depth.points import merge_voxels
 from ltgs.depth.rectify import points_in_world
 from ltgs.depth.sweep import SweepConfig, SweepView, Swept, sweep_patch
@@ -80,6 +81,13 @@ class SurfacePoints:
 
     def __len__(self) -> int:
         return len(self.xyz)
+
+    def merged(self, side: float) -> SurfacePoints:
+        """One point per voxel of a side, scene units."""
+        xyz, rgb, sigma, _ = merge_voxels(self.xyz, 255 * self.rgb, self.sigma, side)
+        cells = np.unique(np.floor(self.xyz / side).astype(np.int64), axis=0, return_inverse=True)[1].ravel()
+        support = np.bincount(cells, self.support).astype(np.int64)
+        return SurfacePoints(xyz, rgb / 255.0, np.full(len(xyz), side), sigma, support)
 
 
 def measure_surfaces(
@@ -179,17 +187,9 @@ def _confirmed(index: int, views: Sequence[SweepView], raw: Sequence[SurfaceDept
     own = raw[index]
     where = np.isfinite(own.depth) & (own.score >= config.min_score)
     points = points_in_world(own.depth, views[index].camera)[where]
+    others = [DepthView(v.camera, r.depth, r.sigma) for k, (v, r) in enumerate(zip(views, raw, strict=True)) if k != index]
     # Half a pixel of the match is one sigma.
-    slack = 2 * config.agree * own.sigma[where]
-    agree, against = np.zeros(len(points), np.int64), np.zeros(len(points), np.int64)
-    for other, view in enumerate(views):
-        if other == index or not len(points):
-            continue
-        z, there, sigma = _look_up(points, view.camera, raw[other])
-        tolerance = np.maximum(2 * config.agree * sigma, slack)
-        with np.errstate(invalid="ignore"):
-            agree += np.abs(z - there) <= tolerance
-            against += there > z + tolerance
+    agree, against = count_votes(points, own.sigma[where].astype(np.float64), others, 2 * config.agree)
     keep = (agree > 0) & (agree >= against) | (agree == 0) & (against == 0) & (own.score[where] >= config.lone_score)
     kept = where.copy()
     kept[where] = keep
@@ -200,20 +200,6 @@ def _confirmed(index: int, views: Sequence[SweepView], raw: Sequence[SurfaceDept
         np.where(kept, own.depth, nothing), np.where(kept, own.sigma, nothing), np.where(kept, own.score, np.float32(-1)),
         np.where(kept, support, 0), own.focal,
     )
-
-
-def _look_up(points: Array, camera: Camera, measured: SurfaceDepth) -> tuple[Array, Array, Array]:
-    """Per point: its depth in a camera, and depth and deviation measured at its pixel (NaN where there is none)."""
-    local = points @ camera.cam_from_world[:3, :3].T + camera.cam_from_world[:3, 3]
-    z = local[:, 2]
-    uv = local @ camera.K.T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        columns, rows = np.floor(uv[:, 0] / z), np.floor(uv[:, 1] / z)
-    inside = (z > 0) & (columns >= 0) & (columns < camera.width) & (rows >= 0) & (rows < camera.height)
-    at = rows[inside].astype(int), columns[inside].astype(int)
-    there, sigma = np.full(len(points), np.nan), np.full(len(points), np.nan)
-    there[inside], sigma[inside] = measured.depth[at], measured.sigma[at]
-    return z, there, sigma
 
 
 def surface_points(
@@ -238,13 +224,12 @@ def surface_points(
         rgb.append(paint[where])
         sigma.append(found.sigma[where].astype(np.float64))
         steps.append(found.depth[where].astype(np.float64) / found.focal)
-    merged = np.concatenate(xyz)
-    if not len(merged):
-        empty = np.zeros(0)
-        return SurfacePoints(np.zeros((0, 3)), np.zeros((0, 3)), empty, empty, np.zeros(0, np.int64))
-    side = float(np.median(np.concatenate(steps)))
-    where_to, paint8, deviation, count = merge_voxels(merged, 255 * np.concatenate(rgb), np.concatenate(sigma), side)
-    return SurfacePoints(where_to, paint8 / 255.0, np.full(len(where_to), side), deviation, count)
+    everything = np.concatenate(xyz)
+    side = float(np.median(np.concatenate(steps))) if len(everything) else 0.0
+    points = SurfacePoints(
+        everything, np.concatenate(rgb), np.full(len(everything), side), np.concatenate(sigma), np.ones(len(everything), np.int64)
+    )
+    return points.merged(side) if len(everything) else points
 
 
 def looked_through(points: Array, views: Sequence[SweepView], depths: Sequence[SurfaceDepth], *, slack: float = 3.0) -> NDArray[np.int64]:
@@ -256,7 +241,7 @@ def looked_through(points: Array, views: Sequence[SweepView], depths: Sequence[S
     """
     count = np.zeros(len(points), np.int64)
     for view, found in zip(views, depths, strict=True):
-        z, there, sigma = _look_up(points, view.camera, found)
+        z, there, sigma = look_up(points, DepthView(view.camera, found.depth, found.sigma))
         with np.errstate(invalid="ignore"):
             count += there > z + slack * sigma
     return count
