@@ -93,7 +93,7 @@ def build_template(
     """
     config = config or BuildConfig()
     # The whole hull, not its shell: seen from few sides it is long, and its front lies before the object.
-    points, colours, voxel = _hull_samples(instance, views, config, rng, shell=False)
+    points, colours, voxel = _hull_samples(instance, views, config, rng, surface_only=False)
     seeds = _seed_gaussians(points, colours, np.full(len(points), 0.6 * voxel), config.seed_opacity, sh_degree)
     world_from_object = object_frame(instance.points)
     return seeds.transformed(torch.as_tensor(np.linalg.inv(world_from_object), dtype=torch.float32)), world_from_object
@@ -118,7 +118,7 @@ def grow_template(
         the template, the seeds appended, in the object's frame.
     """
     config = config or BuildConfig()
-    points, colours, voxel = _hull_samples(instance, views, config, rng, shell=True)
+    points, colours, voxel = _hull_samples(instance, views, config, rng, surface_only=True)
     solid = template.means[template.opacities > 0.1].double().numpy()
     local = (points - world_from_object[:3, 3]) @ world_from_object[:3, :3]
     if len(solid) == 0 or len(local) == 0:
@@ -138,7 +138,7 @@ def grow_template(
 
 
 def _hull_samples(
-    instance: HullInstance, views: Sequence[ComparedView], config: BuildConfig, rng: np.random.Generator, *, shell: bool
+    instance: HullInstance, views: Sequence[ComparedView], config: BuildConfig, rng: np.random.Generator, *, surface_only: bool
 ) -> tuple[Array, Array, float]:
     """The hull, or its surface as the photos see it: points [M, 3], colours in the first visit's light [M, 3], spacing."""
     points = instance.points
@@ -165,7 +165,7 @@ def _hull_samples(
         colour_sum[shown] += weight[:, None] * unlight(view, view.photo[rows, columns].astype(float), rows, columns)
         weight_sum[shown] += weight
     colours = colour_sum / np.maximum(weight_sum, 1e-9)[:, None]
-    index = np.flatnonzero(front_in) if shell and front_in.sum() >= 8 else np.flatnonzero(weight_sum > 0)
+    index = np.flatnonzero(front_in) if surface_only and front_in.sum() >= 8 else np.flatnonzero(weight_sum > 0)
     if len(index) > config.max_seeds:
         index = np.sort(rng.choice(index, config.max_seeds, replace=False))
     return points[index], colours[index], voxel
