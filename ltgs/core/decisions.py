@@ -20,9 +20,10 @@ from ltgs.core.chronology import Chronology, Presence
 Array = NDArray[np.float64]
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of a working photo; right and bottom are outside of it."""
-Verdict = Literal["matched", "new", "leftover", "newly seen", "dropped", "open"]
+Verdict = Literal["matched", "new", "leftover", "newly seen", "dropped", "covered", "open"]
 """What became of new content: a known object stands there; a new object; only the error of an object next to it; seen for
-the first time but perhaps not new; too weak; looked at again at a later stage."""
+the first time but perhaps not new; too weak; a fragment whose pixels better supported content explains; looked at again at a
+later stage."""
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 
 
@@ -42,7 +43,7 @@ class RemovalTest:
     taken: bool
     """It counts as having left."""
     reason: str = ""
-    """Why it was not taken."""
+    """Why it was not taken; of a taken set what proves it besides the scores, if anything."""
     object_id: int = 0
     """The object it is (part of), 0 if it is no object."""
     boxes: Mapping[str, Box] = field(default_factory=dict)
@@ -138,23 +139,29 @@ class DecisionRecorder:
         self.stage = ""
         self.cameras = list(cameras)
         self._removals: list[tuple[RemovalTest, Tensor]] = []
+        self._put_back: dict[tuple[str, int], str] = {}
         self._pairs: list[PairTest] = []
         self._content: list[Content] = []
         self._instances: list[InstanceVerdict] = []
 
-    def removal(self, points: Tensor, scores: Mapping[str, float], *, reason: str) -> None:
+    def removal(self, points: Tensor, scores: Mapping[str, float], *, reason: str, note: str = "") -> None:
         """A set was tried.
 
         Args:
             points: [M, 3] centres of its Gaussians, scene units.
             reason: why it stays; empty if it left.
+            note: what proves besides the scores that it left.
         """
         cloud = points.detach().double().numpy()
         centre, radius = _middle(cloud)
         rounded = {name: _short(value) for name, value in scores.items()}
         boxes = {c.name: box for c in self.cameras if (box := projected_box(c, cloud)) is not None}
-        test = RemovalTest(self.stage, centre, radius, len(cloud), rounded, not reason, reason, 0, boxes)
+        test = RemovalTest(self.stage, centre, radius, len(cloud), rounded, not reason, reason or note, 0, boxes)
         self._removals.append((test, points.detach()[:: max(1, len(points) // 256)].float()))
+
+    def stays(self, object_id: int, reason: str) -> None:
+        """What was taken away at this stage of an object is put back."""
+        self._put_back[self.stage, object_id] = reason
 
     def seen(self, content: Content, *, in_hole: bool = False) -> int:
         """The number of some new content, given at first sight."""
@@ -216,9 +223,19 @@ class DecisionRecorder:
             if chronology.templates[k].kind == "object" and chronology.tracks[k].presence[time - 1] != Presence.ABSENT
         }
         linked = [replace(test, object_id=_owner(points, test.radius, clouds)) for test, points in self._removals]
-        refused = sorted((t for t in linked if not t.taken), key=lambda t: -t.num_gaussians)[: self.max_refused]
+        linked = [
+            replace(t, taken=False, reason=self._put_back[t.stage, t.object_id])
+            if t.taken and (t.stage, t.object_id) in self._put_back else t for t in linked
+        ]
+        # The same set is often tried again in a later pass; the last word counts.
+        once = {(t.centre, t.num_gaussians): t for t in linked if not t.taken}
+        refused = sorted(once.values(), key=lambda t: -t.num_gaussians)[: self.max_refused]
         kept = tuple(t for t in linked if t.taken or any(t is r for r in refused))
-        return DecisionRecord(kept, tuple(self._pairs), tuple(self._instances))
+        instances = tuple(
+            replace(i, reason="no known object fits into the hole or beside it") if i.verdict == "open" and i.in_hole else i
+            for i in self._instances
+        )
+        return DecisionRecord(kept, tuple(self._pairs), instances)
 
 
 def _why_not(
@@ -232,7 +249,7 @@ def _why_not(
     if found is None:
         return "not refined: no rotation of the sweep comes close to what other pairs explain"
     if found.gain < needed:
-        return f"explains {found.gain:.2f} of what differs, {needed:.2f} are needed"
+        return f"explains {100 * found.gain:.0f}% of what differs, {100 * needed:.0f}% are needed"
     return "another assignment explains more"
 
 

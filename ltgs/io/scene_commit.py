@@ -95,3 +95,9 @@ def prepare_generation(
     if len(data) > MAX_JSON_BYTES:
         raise InputError(f"{blobs.folder.parent}: the manifest would take {len(data)} bytes, the limit is {MAX_JSON_BYTES}.")
     return data, len(table)
+
+
+def growth(new: Manifest, old: Manifest) -> dict[str, int]:
+    """Times a new generation has and the bytes it added to the folder: new blobs and the growth of the manifest."""
+    fresh = sum(entry["bytes"] for name, entry in new.blobs.items() if name not in old.blobs)
+    return {"num_times": int(new.body["num_times"]), "bytes": fresh + len(new.data) - len(old.data)}

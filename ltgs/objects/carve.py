@@ -148,13 +148,13 @@ def find_vacated(
             benefit = removal_benefit(views, after)
             log.debug("set of %d at %s: %s", len(members), centre, benefit)
             gone = (kept & ~trial).nonzero()[:, 0]
-            refusal = benefit.refusal(config, views[0].mask.size)
+            refusal, note = benefit.refusal(config, views[0].mask.size), ""
             if refusal and displaced is not None and benefit.explained >= 0 and displaced(gone):
-                refusal = ""
+                refusal, note = "", "something else stands there now"
             if not refusal and veto is not None:
                 refusal = veto(gone)
             if record is not None:
-                record.removal(gaussians.means[gone], asdict(benefit), reason=refusal)
+                record.removal(gaussians.means[gone], asdict(benefit), reason=refusal, note=note)
             if refusal:
                 if refused is not None:
                     refused.append(gone)
@@ -217,7 +217,7 @@ class RemovalBenefit:
         smallest = config.min_footprint * (1.0 if self.num_views > 1 else config.single_view_factor)
         if self.altered_px < smallest * image_px:
             return "too few pixels"
-        if self.holes > config.max_holes:
+        if self.holes > (config.max_holes if self.num_views > 1 else config.max_holes_outline):
             return "leaves mostly holes, which prove nothing"
         if self.outline >= config.outline and self.num_views > 1 and self.holes <= config.max_holes_outline:
             return "" if self.explained >= config.explained_outline else "the photos fit no better without it"

@@ -32,7 +32,7 @@ class BuildConfig:
     grow_gap: float = 2.0
     """Cells away from a known template's Gaussians from which the hull shows a side of it that was not known."""
     grow_slack: float = 0.1
-    """How far outside the known template's box such a side may lie, relative to its longest side."""
+    """How far outside the object's box such a side may lie, relative to its longest side."""
     seed_opacity: float = 0.5
     """Starting opacity of a seed."""
     surface_step: int = 2
@@ -104,10 +104,14 @@ def grow_template(
     instance: HullInstance,
     views: Sequence[ComparedView],
     *,
+    extent: Gaussians,
     config: BuildConfig | None = None,
     rng: np.random.Generator,
 ) -> Gaussians:
     """A template with seeds where this visit's photos show sides of it that no earlier photo saw.
+
+    Args:
+        extent: the object as far as it may reach, in its own frame, for instance with its guessed back.
 
     Returns:
         the template, the seeds appended, in the object's frame.
@@ -119,8 +123,9 @@ def grow_template(
     if len(solid) == 0 or len(local) == 0:
         return template
     fresh = cKDTree(solid).query(local)[0] > config.grow_gap * voxel
-    # What lies outside of the known object's box is the hull's excess rather than a new side.
-    low, high = np.quantile(solid, 0.01, axis=0), np.quantile(solid, 0.99, axis=0)
+    # What lies outside of the object's box is the hull's excess rather than a new side.
+    whole = extent.means.double().numpy()
+    low, high = np.quantile(whole, 0.01, axis=0), np.quantile(whole, 0.99, axis=0)
     slack = config.grow_slack * (high - low).max()
     fresh &= ((local > low - slack) & (local < high + slack)).all(1)
     if not fresh.any():
@@ -143,20 +148,23 @@ def _shell(
     colour_sum, weight_sum, front_in = np.zeros((len(points), 3)), np.zeros(len(points)), np.zeros(len(points), bool)
     for view, mask in zip(views, instance.pixels, strict=True):
         uv, depth = project(view.camera, points)
-        columns = np.clip(uv[:, 0], 0, view.camera.width - 1).astype(int)
-        rows = np.clip(uv[:, 1], 0, view.camera.height - 1).astype(int)
+        shown = in_image(view.camera, uv, depth)
+        if not shown.any():
+            continue
+        columns, rows, depth = uv[shown, 0].astype(int), uv[shown, 1].astype(int), depth[shown]
         front = np.full(mask.shape, np.inf)
         np.minimum.at(front, (rows, columns), depth)
         # The samples are sparse; the nearest one around a pixel hides what is behind it.
-        reach = max(3, 2 * int(0.5 * voxel * view.camera.K[0, 0] / max(float(np.median(depth)), 1e-9)) + 3)
+        spacing_px = voxel * view.camera.K[0, 0] / float(np.median(depth))
+        reach = 2 * int(np.clip(0.5 * spacing_px, 1, 0.02 * max(mask.shape))) + 1
         near = depth <= cv2.erode(front, np.ones((reach, reach))).astype(float)[rows, columns] + 1.5 * voxel
         inside = mask[rows, columns]
-        front_in |= near & inside
+        front_in[shown] |= near & inside
         weight = np.where(near, 1.0, 0.05) * np.where(inside, 1.0, 0.02)
-        colour_sum += weight[:, None] * unlight(view, view.photo[rows, columns].astype(float), rows, columns)
-        weight_sum += weight
+        colour_sum[shown] += weight[:, None] * unlight(view, view.photo[rows, columns].astype(float), rows, columns)
+        weight_sum[shown] += weight
     colours = colour_sum / np.maximum(weight_sum, 1e-9)[:, None]
-    index = np.flatnonzero(front_in) if front_in.sum() >= 8 else np.arange(len(points))
+    index = np.flatnonzero(front_in) if front_in.sum() >= 8 else np.flatnonzero(weight_sum > 0)
     if len(index) > config.max_seeds:
         index = np.sort(rng.choice(index, config.max_seeds, replace=False))
     return points[index], colours[index], voxel

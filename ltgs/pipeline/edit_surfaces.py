@@ -15,8 +15,8 @@ from ltgs.core.chronology import Chronology, Presence
 from ltgs.core.events import SAME_POSE, step_at
 from ltgs.core.scene import Scene
 from ltgs.core.se3 import rotation_angle_deg
+from ltgs.objects.backing import template_radius
 from ltgs.objects.hull import in_image, project
-from ltgs.objects.register import template_radius
 from ltgs.render import render
 
 Mask = NDArray[np.bool_]

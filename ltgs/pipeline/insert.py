@@ -22,7 +22,7 @@ from ltgs.core.scene import Scene, VisitRecord
 from ltgs.core.se3 import invert_rigid
 from ltgs.core.track_times import Entry, entry, shifted, with_entry, with_time
 from ltgs.errors import UsageError
-from ltgs.objects.register import template_radius
+from ltgs.objects.backing import template_radius
 from ltgs.pipeline.object_frames import first_seen, looks_alike
 from ltgs.pipeline.update_config import UpdateConfig
 

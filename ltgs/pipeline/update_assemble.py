@@ -101,7 +101,10 @@ class _Assembly:
                 self.events.append(motion_event(self.time, k, known[k], match))
                 first = track.world_from_object[0] if track.presence[0] == Presence.PRESENT else None
                 known_part = self.templates[k].gaussians
-                grown = grow_template(known_part, pose, match.instance, self.decisions.views, config=self.build, rng=self.rng)
+                grown = grow_template(
+                    known_part, pose, match.instance, self.decisions.views, extent=known[k].model.gaussians, config=self.build,
+                    rng=self.rng,
+                )
                 self.items.append(RefineItem(k, grown, pose, first, len(known_part), True))
             elif k in known and known[k].left:
                 self.tracks[k] = track.extended(Presence.ABSENT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,12 +18,15 @@ from ltgs.core.views import ComparedView
 from ltgs.objects.templates import BuildConfig, revealed_surface
 from ltgs.optim.complete import CompleteConfig, Target, complete_places
 
+Array = NDArray[np.float64]
+
 
 def complete_visit(
     chronology: Chronology,
     views: Sequence[ComparedView],
     first: Sequence[Target],
     num_views: Tensor | None,
+    looked_through: Callable[[Array], NDArray[np.int64]],
     *,
     config: CompleteConfig,
     build: BuildConfig,
@@ -37,6 +40,7 @@ def complete_visit(
         views: the visit's photos compared with the chronology's last time.
         first: the first visit's photos.
         num_views: [N] photos of the first visit that saw each background Gaussian; None = not recorded.
+        looked_through: points [M, 3] to the number of first-visit photos that saw something behind them [M].
 
     Returns:
         the chronology with one surface more; at earlier times it is drawn and its presence is unknown.
@@ -53,8 +57,10 @@ def complete_visit(
     if np.mean(shares) < config.min_share:
         return chronology
     seeds = revealed_surface(views, masks, sh_degree=0, config=replace(build, surface_step=config.seed_step))
+    if seeds is not None:
+        seeds = seeds[torch.from_numpy(looked_through(seeds.means.double().numpy()) < config.empty_photos)]
     lifted = _to_fit_again(state.gaussians, poor, views, config, backend)
-    if seeds is None:
+    if seeds is None or len(seeds) == 0:
         return chronology
     rows = lifted.nonzero()[:, 0]
     own = Gaussians.concatenate([state.gaussians[rows].with_sh_degree(0), seeds]).detach()

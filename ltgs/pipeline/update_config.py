@@ -34,6 +34,9 @@ class UpdateConfig:
     relight: RelightConfig = field(default_factory=RelightConfig)
     complete: CompleteConfig = field(default_factory=CompleteConfig)
     proof: ProofConfig = field(default_factory=ProofConfig)
+    unmoved_gain: float = 0.3
+    """Share of the cost around its old place that a stored object must explain there to count as still standing, although the
+    captures contradict its template."""
     rounds: int = 2
     """Rounds of explaining what left and what came."""
     sure_views: float = 3.0

@@ -17,6 +17,7 @@ from ltgs.core.scene import Scene
 from ltgs.core.se3 import rotation_angle_deg
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match
+from ltgs.objects.backing import Model
 from ltgs.objects.hull import HullInstance
 
 Array = NDArray[np.float64]
@@ -37,6 +38,8 @@ class KnownObject:
     """Indices into the background if it is cut out of it now."""
     left: bool
     """It left its place at this visit (else it was absent already)."""
+    model: Model
+    """The template with a guess of its unseen back: what is registered."""
     surface_rows: Mapping[int, Tensor] = field(default_factory=dict)
     """Id of a surface to the rows of its Gaussians that are cut out of it now."""
 
