@@ -28,8 +28,8 @@ from ltgs.errors import LtgsError, UsageError
 EXIT_INTERRUPTED = 130
 
 COMMANDS: dict[str, type[Command]] = {
-    "reconstruct": Reconstruct, "update": Update, "edit": Edit, "view": View, "render": Render, "eval": Eval,
-    "export": Export, "info": Info, "explain": Explain, "verify": Verify, "depth": Depth, "doctor": Doctor, "data": Data,
+    "reconstruct": Reconstruct, "update": Update, "edit": Edit, "view": View, "render": Render, "eval": Eval, "export": Export,
+    "info": Info, "explain": Explain, "verify": Verify, "depth": Depth, "doctor": Doctor, "data": Data,
 }
 
 

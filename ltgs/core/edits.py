@@ -206,10 +206,10 @@ def _check_apart(one: ObjectTrack, two: ObjectTrack) -> None:
     both = np.flatnonzero((one.presence == Presence.PRESENT) & (two.presence == Presence.PRESENT))
     if len(both):
         distance = np.linalg.norm(one.world_from_object[both[0], :3, 3] - two.world_from_object[both[0], :3, 3])
+        apart = f" (--split {two.object_id} --time {both[0]})" if both[0] > 0 else ""
         raise UsageError(
-            f"objects {one.object_id} and {two.object_id} are both in the place at time {both[0]}, {distance:.3g} units apart, "
-            f"so they are not one thing. Delete a false one (--delete {two.object_id}), or cut off where it went wrong first "
-            f"(--split {two.object_id} --time {both[0]})."
+            f"objects {one.object_id} and {two.object_id} are both in the place at time {both[0]}, {distance:.3g} units apart, so "
+            f"they are not one thing. Delete a false one (--delete {two.object_id}), or first cut off where it went wrong{apart}."
         )
 
 

@@ -15,11 +15,10 @@ from ltgs.core.gaussians import Gaussians
 from ltgs.core.scene import Scene
 from ltgs.core.se3 import invert_rigid, make_rigid
 from ltgs.core.views import ComparedView
-from ltgs.objects.associate import AssociateConfig
-from ltgs.objects.backing import Model, template_radius
-from ltgs.objects.crops import empty_cost, make_crops, pose_costs
+from ltgs.objects.associate import AssociateConfig, match_instances
+from ltgs.objects.backing import Model
 from ltgs.objects.hull import HullInstance
-from ltgs.objects.register import RegisterConfig, compare_turns, register_template, sweep_template
+from ltgs.objects.register import RegisterConfig, gain_in_place
 from ltgs.poses.gauge import up_direction
 from ltgs.render import render
 
@@ -28,6 +27,15 @@ GREY = 0.5
 """Colour behind the pictures of single templates; no object blends into it as a whole."""
 FAR = 1e9
 """Depth of that background, scene units."""
+
+
+@dataclass
+class _Candidate:
+    """The object that is registered."""
+
+    object_id: int
+    model: Model
+    last_pose: Array
 
 
 @dataclass(frozen=True)
@@ -67,16 +75,15 @@ def frame_change(
     # The middles meet, so that an origin at the rim of a handle does not shift the object.
     start = make_rigid(rotation, _middle(its, world_from_other) - rotation @ _middle(own, np.eye(4)))
     views, instance = pictures_of(its, world_from_other, scene.visits[time].cameras, backend=backend)
-    if views:
-        rng, up = np.random.default_rng(seed), scene_up(scene)
-        sweep = sweep_template(Model(own), views, instance, last_rotation=rotation, up=up, config=register, rng=rng, backend=backend)
-        if sweep is not None:
-            found = register_template(Model(own), views, instance, sweep, config=register, backend=backend)
-            found = compare_turns(Model(own), views, instance, found, up=up, config=register, backend=backend)
-            if found.gain >= associate.min_gain:
-                doubt = ", its rotation is ambiguous" if found.ambiguous else ""
-                how = f"registered to object {other}, {found.gain:.0%} explained{doubt}"
-                return FrameChange(invert_rigid(world_from_other) @ found.world_from_object, how)
+    matches, _ = match_instances(
+        {object_id: _Candidate(object_id, Model(own), start)}, [instance] if views else [], views, up=scene_up(scene),
+        config=associate, register=register, rng=np.random.default_rng(seed), backend=backend,
+    )
+    if matches:
+        found = matches[0].hypothesis
+        doubt = ", its rotation is ambiguous" if found.ambiguous else ""
+        how = f"registered to object {other}, {found.gain:.0%} explained{doubt}"
+        return FrameChange(invert_rigid(world_from_other) @ found.world_from_object, how)
     how = f"object {object_id} does not explain what object {other} looked like; it is placed there as it stood before"
     return FrameChange(invert_rigid(world_from_other) @ start, how)
 
@@ -128,15 +135,9 @@ def looks_alike(
 
     NaN if no camera sees `one`.
     """
-    views, instance = pictures_of(one.gaussians, pose_one, cameras, backend=backend)
-    radius = max(template_radius(one.gaussians), template_radius(two.gaussians))
-    crops = make_crops(views, instance, radius, register.scout_px, register.cost.margin)
-    if not crops:
-        return float("nan")
-    with torch.no_grad():
-        pose = torch.as_tensor(pose_two, dtype=torch.float32)[None]
-        cost = float(pose_costs(Model(two.gaussians), pose, crops, register.cost, backend)[0])
-    return 1 - cost / max(empty_cost(crops, register.cost), 1e-12)
+    views, _ = pictures_of(one.gaussians, pose_one, cameras, backend=backend)
+    gain = gain_in_place(Model(two.gaussians), pose_two, views, config=register, backend=backend) if views else None
+    return float("nan") if gain is None else gain
 
 
 def _middle(template: Gaussians, pose: Array) -> Array:
