@@ -128,7 +128,7 @@ class Registration(Protocol):
 class DecisionRecorder:
     """Collects what an update considers. The caller sets `stage`; content is recognised by identity, not by value."""
 
-    max_refused = 40
+    max_refused = 16
     """Refused removals kept, those with most Gaussians: the small ones explain nothing to anybody."""
 
     def __init__(self, cameras: Sequence[Camera] = ()) -> None:
@@ -232,7 +232,8 @@ class DecisionRecorder:
         refused = sorted(once.values(), key=lambda t: -t.num_gaussians)[: self.max_refused]
         kept = tuple(t for t in linked if t.taken or any(t is r for r in refused))
         instances = tuple(
-            replace(i, reason="no known object fits into the hole or beside it") if i.verdict == "open" and i.in_hole else i
+            replace(i, boxes={}) if i.verdict == "covered"
+            else replace(i, reason="no known object fits into the hole or beside it") if i.verdict == "open" and i.in_hole else i
             for i in self._instances
         )
         return DecisionRecord(kept, tuple(self._pairs), instances)

@@ -207,7 +207,7 @@ def _drop_crossings(
         if areas[0] < config.min_pixels or share < 0.4 or (len(areas) > 1 and areas[1] < config.min_second):
             if record is not None and max(float(m.mean()) for m in instance.pixels) >= config.min_pixels:
                 lone = areas[0] >= config.min_pixels and share >= 0.4
-                record.verdict(instance, "dropped" if lone else "covered", reason="one photo alone shows it" if lone else "")
+                record.verdict(instance, "dropped" if lone else "covered", reason="fewer than two photos show enough of it" if lone else "")
             continue
         scores = np.concatenate([np.minimum(v.score[m], 2) for v, m in zip(views, instance.pixels, strict=True)])
         # Pixels of a hole have no score: there is nothing known to differ from.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from ltgs.pipeline.explain.cards import css_colour, object_cards, other_cards, refused_cards
 from ltgs.pipeline.explain.facts import ObjectFacts
 from ltgs.pipeline.explain.style import STYLE
 from ltgs.pipeline.explain.visit_parts import light_section, photos_table, timing_section
-from ltgs.pipeline.explain.words import Explanation, Figure, PhotoRow, signed, text
+from ltgs.pipeline.explain.words import Explanation, Figure, PhotoRow, shown_as_other, signed, text
 from ltgs.pipeline.info import visit_title
 
 GENERATOR = '<meta name="generator" content="ltgs explain">'
@@ -60,7 +62,9 @@ def _summary(e: Explanation, title: str) -> str:
             '<div class="banner">Scores were not recorded: the version that added this visit did not store what it considered. '
             "The pictures and results below are complete; candidates and scores are missing.</div>"
         )
-    undecided = "".join(f"<li>{text(u)}</li>" for u in visit.undecided)
+    undecided = "".join(
+        f"<li>{text(words)}{f' ({count} times)' if count > 1 else ''}</li>" for words, count in Counter(visit.undecided).items()
+    )
     if undecided:
         undecided = f"<h4>Undecided</h4><ul class=\"why\">{undecided}</ul>"
     return (
@@ -160,9 +164,11 @@ def _other(e: Explanation) -> str:
     record = e.scene.visits[e.time].decisions
     fragments = sum(i.verdict == "covered" for i in record.instances) if record is not None else 0
     if e.others:
+        listed = sum(shown_as_other(i) for i in record.instances) if record is not None else 0
+        most = f" The {len(e.others)} largest of {listed} are shown." if len(e.others) < listed else ""
         body += (
             '<h4>Content that became no object</h4><p class="hint">Places where the photos differ from the scene and that were looked '
-            f'at, but neither matched a known object nor counted as a new one.</p><div class="others">{other_cards(e)}</div>'
+            f'at, but neither matched a known object nor counted as a new one.{most}</p><div class="others">{other_cards(e)}</div>'
         )
     if fragments:
         words = "fragments lie" if fragments != 1 else "fragment lies"

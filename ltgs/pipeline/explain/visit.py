@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ltgs.core.chronology import Chronology
-from ltgs.core.decisions import Box, DecisionRecord, InstanceVerdict, RemovalTest
+from ltgs.core.decisions import Box, DecisionRecord, RemovalTest
 from ltgs.core.progress import Progress, ProgressEvent, silent
 from ltgs.core.scene import Scene
 from ltgs.core.views import ComparedView
@@ -24,7 +24,7 @@ from ltgs.pipeline.config import from_plain
 from ltgs.pipeline.explain import pictures as draw
 from ltgs.pipeline.explain.facts import ObjectFacts, touched_objects
 from ltgs.pipeline.explain.page import GENERATOR, page
-from ltgs.pipeline.explain.words import Crop, Explanation, Figure, Other, PhotoRow
+from ltgs.pipeline.explain.words import Crop, Explanation, Figure, Other, PhotoRow, shown_as_other
 from ltgs.pipeline.outputs import object_ids
 from ltgs.pipeline.stages import stored_photos
 from ltgs.pipeline.update import compare_again
@@ -33,6 +33,8 @@ MAX_PHOTOS = 16
 """Photos of a visit that are shown, evenly chosen; more would make the page too heavy to open."""
 MAX_CROPS = 4
 """Photos per place of an object, those that show most of it."""
+MAX_OTHERS = 12
+"""Pieces of content that became no object shown with a picture, the largest."""
 MAX_REFUSED = 12
 """Refused removals shown with a picture, those with most pixels."""
 CROP_PX = 260
@@ -166,11 +168,6 @@ def _row(writer: _Writer, number: int, compared: _Compared, record: DecisionReco
     return PhotoRow(before.camera.name, figures, float(before.mask.mean()), float(after.mask.mean()), before.noise)
 
 
-def shown_as_other(instance: InstanceVerdict) -> bool:
-    """Whether content is listed among what became no object; what is only looked at again later is not."""
-    return instance.verdict in ("leftover", "newly seen", "dropped") or (instance.verdict == "open" and instance.in_hole)
-
-
 def _object_crops(writer: _Writer, facts: ObjectFacts, views: Sequence[_Compared]) -> tuple[Crop, ...]:
     """Where an object was and where it is, each in the photos that show most of it."""
     found: list[Crop] = []
@@ -202,11 +199,9 @@ def _crop(writer: _Writer, base: str, where: str, compared: _Compared, box: Box,
 
 
 def _others(writer: _Writer, record: DecisionRecord, views: Sequence[_Compared]) -> list[Other]:
-    """Content that became no object, each with a crop of the photo that shows it largest."""
-    return [
-        Other(f"#{i.number}", i, None, _largest(writer, f"n{i.number}", i.boxes, views, "photo"))
-        for i in record.instances if shown_as_other(i)
-    ]
+    """The largest pieces of content that became no object, each with a crop of the photo that shows it largest."""
+    found = sorted((i for i in record.instances if shown_as_other(i)), key=lambda i: -i.area_px)
+    return [Other(f"#{i.number}", i, None, _largest(writer, f"n{i.number}", i.boxes, views, "photo")) for i in found[:MAX_OTHERS]]
 
 
 def _refused(writer: _Writer, record: DecisionRecord, views: Sequence[_Compared]) -> list[Other]:

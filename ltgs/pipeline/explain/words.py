@@ -78,6 +78,11 @@ class Explanation:
     refused: tuple[Other, ...]
 
 
+def shown_as_other(instance: InstanceVerdict) -> bool:
+    """Whether content is listed among what became no object; what is only looked at again later is not."""
+    return instance.verdict in ("leftover", "newly seen", "dropped") or (instance.verdict == "open" and instance.in_hole)
+
+
 def text(value: object, *, limit: int = MAX_TEXT) -> str:
     """Any text as harmless HTML: one line, no control or direction-changing characters, everything special escaped."""
     kept = []
@@ -100,7 +105,8 @@ def length(value: float, metres_per_unit: float | None) -> str:
 
 def signed(value: float) -> str:
     """Two decimals with a real minus sign."""
-    return f"{value:+.2f}".replace("-", "−")
+    words = f"{value:+.2f}"
+    return "0.00" if float(words) == 0 else words.replace("-", "−")
 
 
 def with_sigma(value: float, sigma: float, unit: str) -> str:
