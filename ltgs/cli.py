@@ -18,6 +18,8 @@ from ltgs import __version__, cli_text
 from ltgs.commands.base import Command
 from ltgs.commands.build import Reconstruct, Update
 from ltgs.commands.depth import Depth
+from ltgs.commands.edit import Edit
+from ltgs.commands.explain import Explain
 from ltgs.commands.machine import Data, Doctor
 from ltgs.commands.measure import Eval, Info, Verify
 from ltgs.commands.show import Export, Render, View
@@ -26,8 +28,8 @@ from ltgs.errors import LtgsError, UsageError
 EXIT_INTERRUPTED = 130
 
 COMMANDS: dict[str, type[Command]] = {
-    "reconstruct": Reconstruct, "update": Update, "view": View, "render": Render, "eval": Eval, "export": Export,
-    "info": Info, "verify": Verify, "depth": Depth, "doctor": Doctor, "data": Data,
+    "reconstruct": Reconstruct, "update": Update, "edit": Edit, "view": View, "render": Render, "eval": Eval, "export": Export,
+    "info": Info, "explain": Explain, "verify": Verify, "depth": Depth, "doctor": Doctor, "data": Data,
 }
 
 

@@ -141,13 +141,17 @@ def print_scene(scene: Scene, info: dict[str, Any]) -> None:
     if info["objects"]:
         rows = [
             {
-                "object": str(o["id"]), "kind": o["kind"], "Gaussians": str(o["num_gaussians"]),
+                "object": str(o["id"]) + (f" {o['name']}" if o["name"] else ""), "kind": o["kind"], "Gaussians": str(o["num_gaussians"]),
                 "presence": " ".join(entry["presence"] for entry in o["track"]),
             }
             for o in info["objects"]
         ]
         print()
         print_table("Objects", rows)
+    if info["edits"]:
+        print("\nEdits:")
+        for edit in info["edits"]:
+            print(f"  {edit['made_at'][:16].replace('T', ' ')} {edit['words']}")
     storage = ", ".join(f"{t}: {size / 2**20:.1f}" for t, size in info["storage"].items())
     print(f"\nGaussians: {info['num_gaussians']}\nStorage (MiB per time): {storage}")
     print("Seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in info["timing"].items()))

@@ -30,7 +30,7 @@ OWNERS = {
     "viser": ("viewer/",),
     "tyro": ("ltgs/cli.py", "ltgs/commands/"),
     "rich": ("ltgs/pipeline/progress.py", "ltgs/cli_text.py"),
-    "transformers": ("ltgs/change/learned.py", "ltgs/depth/priors.py"),
+    "transformers": ("ltgs/change/learned_models.py", "ltgs/depth/priors.py"),
     "plyfile": ("ltgs/io/",),
     "pillow_heif": ("ltgs/io/",),
     "PIL": ("ltgs/io/", "ltgs/data/synthetic/", "viewer/"),

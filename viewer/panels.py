@@ -13,7 +13,7 @@ from typing import Any
 import viser
 
 from ltgs.core.scene import Scene
-from viewer.words import describe_event, escape_markdown, plain, presence_strip, visit_label
+from viewer.words import escape_markdown, event_words, object_title, plain, presence_strip, visit_label
 
 MAX_EVENTS = 200
 MAX_OBJECTS = 100
@@ -59,7 +59,7 @@ def add_event_list(server: viser.ViserServer, scene: Scene, actions: Actions) ->
             if not events:
                 gui.add_markdown("No change seen.")
             for event in events:
-                words = plain(describe_event(event, chronology.metres_per_unit), limit=120)
+                words = plain(event_words(event, chronology), limit=120)
                 button = gui.add_button(words[:1].upper() + words[1:], color="gray", hint="Go there and look at it")
                 button.on_click(partial(_call, actions.go_to_event, event.time, event.object_id))
             for line in visit.undecided[:5]:
@@ -81,8 +81,8 @@ def add_object_list(server: viser.ViserServer, scene: Scene, actions: Actions) -
     gui.add_markdown("One sign per visit: ■ present · absent ? unknown")
     for object_id in sorted(chronology.tracks)[:MAX_OBJECTS]:
         track, template = chronology.tracks[object_id], chronology.templates[object_id]
-        kind = "object" if template.kind == "object" else "surface"
-        with gui.add_folder(f"{kind} {object_id}   {presence_strip(track)[:60]}", expand_by_default=False):
+        title = object_title(chronology, object_id)
+        with gui.add_folder(f"{title}   {presence_strip(track)[:60]}", expand_by_default=False):
             gui.add_markdown(f"{len(template.gaussians):,} Gaussians, built from visit {template.created_at}.")
             visible = gui.add_checkbox("Visible", True)
             visible.on_update(partial(_switch, actions.set_object_visible, object_id))

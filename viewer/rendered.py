@@ -78,7 +78,7 @@ def render_view(
     from ltgs.render import render  # Loading the native extension is left to the first picture.
 
     state = chronology.state_at(time)
-    gaussians = state.gaussians.detach()
+    gaussians = (state.lit() if light and mode == "photo colours" else state.gaussians).detach()
     if mode == "objects":
         gaussians = _paint_objects(gaussians, state.object_ids)
     with torch.no_grad():

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ltgs.core.chronology import Chronology, Presence
 from ltgs.core.gaussians import Gaussians
+from ltgs.core.palette import OBJECT_COLOURS
 from ltgs.core.se3 import matrix_to_quat
 from viewer.view_frame import ViewFrame
 
@@ -29,10 +30,7 @@ MAX_ASPECT = 40.0
 """Longest to shortest axis shown. A 16-bit covariance has 11 significant bits, so a thinner Gaussian would turn indefinite."""
 HIDDEN_OPACITY = 0.01
 """viser's shader discards fainter fragments, so fainter Gaussians are not sent at all."""
-PALETTE = (
-    (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189), (140, 86, 75), (227, 119, 194),
-    (188, 189, 34), (23, 190, 207), (255, 187, 120), (152, 223, 138), (197, 176, 213),
-)
+PALETTE = OBJECT_COLOURS
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from viewer.app import apply_initial_camera
 from viewer.guard import AccessPolicy, GuardedServer
 from viewer.scene_nodes import SceneNodes, SplatBudget, UploadReport
 from viewer.view_frame import VIEW_RADIUS, first_view, make_view_frame
-from viewer.words import describe_event, plain, visit_label
+from viewer.words import event_words, plain, visit_label
 
 MAX_LABEL_EVENTS = 4
 
@@ -85,7 +85,7 @@ def visit_caption(scene: Scene, time: int) -> str:
     """The label of one visit in the page: its date and the first few events, plain text."""
     caption = visit_label(scene.visits[time])
     events = [e for e in scene.chronology.events if e.time == time]
-    words = [describe_event(e, scene.chronology.metres_per_unit) for e in events[:MAX_LABEL_EVENTS]]
+    words = [event_words(e, scene.chronology) for e in events[:MAX_LABEL_EVENTS]]
     if len(events) > MAX_LABEL_EVENTS:
         words.append(f"{len(events) - MAX_LABEL_EVENTS} more")
     return "\n".join([caption, *(plain(w) for w in words)])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from ltgs.core.chronology import Event, ObjectTrack, Presence
+from ltgs.core.chronology import Chronology, Event, ObjectTrack, Presence
 from ltgs.core.scene import VisitRecord
 
 MAX_NAME_LENGTH = 80
@@ -91,9 +91,22 @@ def length_text(value: float, metres_per_unit: float | None) -> str:
     return f"{metres * 100:.3g} cm" if metres < 1 else f"{metres:.3g} m"
 
 
-def describe_event(event: Event, metres_per_unit: float | None = None) -> str:
+def object_title(chronology: Chronology, object_id: int) -> str:
+    """"object 3", or "object 3 (red box)" if the user has named it; plain text."""
+    template = chronology.templates.get(object_id)
+    name = plain(template.name, limit=24) if template is not None else ""
+    kind = template.kind if template is not None else "object"
+    return f"{kind} {object_id} ({name})" if name else f"{kind} {object_id}"
+
+
+def event_words(event: Event, chronology: Chronology) -> str:
+    """`describe_event` with the object's name and the scene's scale."""
+    return describe_event(event, chronology.metres_per_unit, title=object_title(chronology, event.object_id))
+
+
+def describe_event(event: Event, metres_per_unit: float | None = None, *, title: str = "") -> str:
     """One event in words, without the date: "object 3 moved 0.42 units, turned 47°"."""
-    words = f"object {event.object_id} {event.kind}"
+    words = f"{title or f'object {event.object_id}'} {event.kind}"
     if event.kind in ("moved", "returned"):
         facts = []
         if event.translation > 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -58,6 +58,7 @@ def compare(
     *,
     fits: Sequence[ColourFit] | None = None,
     witnesses: Sequence[Witness] | None = None,
+    rescore: Callable[[ComparedView], ComparedView] | None = None,
     config: CompareConfig | None = None,
     backend: str = "auto",
 ) -> tuple[list[ComparedView], list[ColourFit]]:
@@ -67,6 +68,7 @@ def compare(
         fits: colour fits of an earlier call for the same photos; given, the light is not fitted again, so that two scene
             hypotheses are judged under the same light.
         witnesses: what the first visit's photos say, one per photo; where they agree with a photo it shows no change.
+        rescore: what else has a say in the finished views' scores and masks (see `change.learned`).
     """
     config = config or CompareConfig()
     views, used = [], []
@@ -82,7 +84,7 @@ def compare(
                 fit = fit_colour(rgb, shot.photo, (alpha > 0.9) & ~changed, config=config.harmonise)
                 view = _compare_one(shot, rgb, alpha, depth, statistics, fit, config, seen)
                 changed = view.mask
-        views.append(view)
+        views.append(rescore(view) if rescore else view)
         used.append(fit)
     return views, used
 

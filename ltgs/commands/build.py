@@ -70,7 +70,7 @@ class Reconstruct(Command):
 
 @dataclass
 class Update(SceneCommand):
-    """Add one visit to an existing scene; the past is not touched."""
+    """Add one visit to an existing scene, at the end or, by its date, between older ones; what other visits saw stays."""
 
     photos: Annotated[Positional[Path], arg(metavar="PHOTOS")]
     """Folder with the photos of the visit; its name becomes the visit's name."""
@@ -80,12 +80,15 @@ class Update(SceneCommand):
     """Given cameras of the visit's photos."""
     backend: Annotated[str | None, arg(metavar="TEXT")] = None
     """Rasteriser: auto, cpu, reference or gsplat."""
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE")] = ()
+    """A single setting for this visit, e.g. update.learned.dino=FOLDER; may be repeated."""
     quiet: bool = False
     """Only warnings and the summary."""
     json: bool = False
     """Progress and summary as JSON lines on standard output."""
 
     def run(self) -> int:
+        from ltgs.pipeline.config import parse_setting
         from ltgs.pipeline.run import add_visit
 
         when = None
@@ -94,11 +97,13 @@ class Update(SceneCommand):
                 when = datetime.fromisoformat(self.time)
             except ValueError:
                 raise UsageError(f"--time {self.time}: not a date. Write it as 2024-03-01 or 2024-03-01T14:30.") from None
+        settings = dict(parse_setting(text) for text in self.set)
         again = shlex.join(["ltgs", *sys.argv[1:]])
         return cli_text.run_and_report(
             self.scene,
             lambda sink: add_visit(
-                self.scene, self.photos, captured_at=when, cameras=self.cameras, backend=self.backend, progress=sink
+                self.scene, self.photos, captured_at=when, cameras=self.cameras, backend=self.backend, settings=settings,
+                progress=sink,
             ),
             quiet=self.quiet, as_json=self.json, again=again,
         )

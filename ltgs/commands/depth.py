@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, UseAppendAction, arg, subcommand
 
@@ -26,22 +26,68 @@ class DepthMatch:
     calib: Annotated[Path | None, arg(metavar="FILE")] = None
     """Calibration in Middlebury, KITTI or OpenCV form; without it units are pixels."""
     prior: Annotated[str | None, arg(metavar="FILE")] = None
-    """Inverse depth of the left view at any scale (PFM or PNG, larger = nearer), or render:SCENE@TIME."""
+    """Inverse depth of the left view at any scale (PFM or PNG, larger = nearer), render:SCENE@TIME, or points:SCENE."""
     cameras: Annotated[Path | None, arg(metavar="PATH")] = None
-    """Cameras file with the left photo's camera in the scene's frame; for --prior render:."""
+    """Cameras file with the left photo's camera in the scene's frame; for --prior render: and points:."""
     range: Annotated[tuple[int, int] | None, arg(metavar="LOW HIGH")] = None
     """Disparities to search, pixels; default: estimated from matching points."""
+    method: Literal["auto", "sgm", "network"] = "auto"
+    """Semi-global matching, or a trained network; auto is the network if weights are given."""
+    weights: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Weights of a stereo network (safetensors): of `ltgs depth train`, of RAFT-Stereo or of the paper's authors."""
+    config: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Training settings that name the network, for weights that do not say."""
+    mono: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Weights of Depth Anything V2, file or folder: makes a prior, or the encoder that a network needs."""
 
     def run(self) -> int:
-        from ltgs.cli_depth import match
+        from ltgs.cli_depth import Method, match
 
         done = match(
             self.left, self.right, self.output, calibration=self.calib, prior=self.prior, cameras=self.cameras,
-            disparity_range=self.range,
+            disparity_range=self.range, method=Method(self.method, self.weights, self.config, self.mono),
         )
         for note in done.notes:
             print(note)
         print(f"{len(done.files)} files in {self.output}")
+        return 0
+
+
+@dataclass
+class DepthRig:
+    """Depth of every pair of a stereo rig's capture, and one fused cloud."""
+
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER")]
+    """Holds left/ and right/ (or image_2/ and image_3/, image_0/ and image_1/, cam0/ and cam1/) and the calibration."""
+    output: Annotated[Path, arg(aliases=["-o"])]
+    """Folder for one folder per pair, cloud.ply and cameras.json."""
+    calib: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Calibration in Middlebury, KITTI or OpenCV form; default: the one in the folder."""
+    cameras: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Metric poses of the left photos; default: found by structure from motion and scaled by the measured depth."""
+    method: Literal["auto", "sgm", "network"] = "auto"
+    """As for match."""
+    weights: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Weights of a stereo network (safetensors)."""
+    config: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Training settings that name the network, for weights that do not say."""
+    mono: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Weights of Depth Anything V2, file or folder."""
+
+    def run(self) -> int:
+        from ltgs.cli_depth import Method, rig
+        from ltgs.pipeline.progress import progress_sink
+
+        with progress_sink(sys.stderr, quiet=not sys.stderr.isatty()) as sink:
+            done = rig(
+                self.folder, self.output, calibration=self.calib, cameras=self.cameras,
+                method=Method(self.method, self.weights, self.config, self.mono), progress=sink,
+            )
+        for name, reason in done.refused.items():
+            print(f"{name} is left out: {reason}", file=sys.stderr)
+        for note in done.notes:
+            print(note)
+        print(f"{len(done.pairs)} pairs in {self.output}")
         return 0
 
 
@@ -116,10 +162,11 @@ class DepthConvert:
 
 @dataclass
 class Depth(Command):
-    """Depth from two photos: match, eval, train, convert."""
+    """Depth from two photos: match, rig, eval, train, convert."""
 
     task: OmitSubcommandPrefixes[OmitArgPrefixes[
         Annotated[DepthMatch, subcommand("match", prefix_name=False)]
+        | Annotated[DepthRig, subcommand("rig", prefix_name=False)]
         | Annotated[DepthEval, subcommand("eval", prefix_name=False)]
         | Annotated[DepthTrain, subcommand("train", prefix_name=False)]
         | Annotated[DepthConvert, subcommand("convert", prefix_name=False)]

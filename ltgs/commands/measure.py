@@ -68,8 +68,8 @@ class Eval(SceneCommand):
         from ltgs.eval.room import evaluate_room, room_json, room_rows
 
         assert self.room is not None
-        result = evaluate_room(store.load(), read_room(self.room), backend=backend, progress=sink)
-        return f"room {result.room} (rendered)", room_json(result), room_rows(result)
+        result = evaluate_room(store.load(), read_room(self.room), store=store, backend=backend, progress=sink)
+        return f"room {result.room.name} (rendered)", room_json(result), room_rows(result)
 
     def _photos(self, store: SceneStore, backend: str, sink: Progress) -> Report:
         from ltgs.eval.protocol import evaluate_folder, evaluate_heldout

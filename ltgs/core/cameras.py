@@ -92,6 +92,14 @@ class Camera:
         """[3] camera centre in the world."""
         return -self.cam_from_world[:3, :3].T @ self.cam_from_world[:3, 3]
 
+    def sees(self, point: Array) -> bool:
+        """Whether a point [3] of the world lies in front of the camera and inside the image; what may hide it is not asked."""
+        local = self.cam_from_world[:3, :3] @ point + self.cam_from_world[:3, 3]
+        if local[2] <= 0:
+            return False
+        u, v, _ = self.K @ local / local[2]
+        return bool(0 <= u < self.width and 0 <= v < self.height)
+
     def resized(self, width: int, height: int) -> Camera:
         """The same camera for an image resampled to width x height."""
         scale = np.array([width / self.width, height / self.height, 1.0])

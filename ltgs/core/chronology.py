@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ltgs.core.checks import check_shape
 from ltgs.core.gaussians import Gaussians
+from ltgs.core.light_field import LightField, facing
 
 Array = NDArray[np.float64]
 EventKind = Literal["appeared", "removed", "moved", "returned"]
@@ -39,10 +40,18 @@ class Template:
     gaussians: Gaussians
     created_at: int
     """Timestep whose photos built it."""
+    name: str = ""
+    """What the user calls it; empty = no name."""
+    members: Tensor | None = None
+    """[M] int64 indices into the background whose place this takes; None = none, or not recorded."""
+    surface_parts: Mapping[int, Gaussians] = field(default_factory=dict)
+    """Id of a surface to the Gaussians, in the world, that it has lost to this object."""
 
     def __post_init__(self) -> None:
         if self.object_id < 1:
             raise ValueError(f"object_id must be >= 1, got {self.object_id}.")
+        if self.members is not None:
+            check_shape("members", self.members, "M")
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,8 @@ class ObjectTrack:
     """[T, 6, 6] of (translation in scene units, rotation vector in radians), NaN where not estimated."""
     registration_error: Array
     """[T] root mean square residual, scene units; NaN where not registered."""
+    pinned: frozenset[int] = frozenset()
+    """Times whose pose the user has set; nothing but another edit changes them."""
 
     def __post_init__(self) -> None:
         check_shape("presence", self.presence, "T")
@@ -68,6 +79,8 @@ class ObjectTrack:
         present = self.presence != Presence.ABSENT
         if not np.isfinite(self.world_from_object[present]).all():
             raise ValueError(f"object {self.object_id} has a time without a pose although it is not absent.")
+        if not all(0 <= p < t and self.presence[p] == Presence.PRESENT for p in self.pinned):
+            raise ValueError(f"object {self.object_id} has a pinned time at which it is not present.")
 
     @property
     def num_times(self) -> int:
@@ -90,6 +103,7 @@ class ObjectTrack:
             np.concatenate([self.world_from_object, pose[None]]),
             np.concatenate([self.pose_covariance, cov[None]]),
             np.append(self.registration_error, error),
+            self.pinned,
         )
 
     def last_pose(self) -> Array:
@@ -129,11 +143,18 @@ class Appearance:
     """True if the light differs from the visit before by more than the photos' own scatter."""
     exposure_ev: float = 0.0
     """Mean brightness change against the first visit in stops (log2 of linear ratio, approximate)."""
+    field: LightField | None = None
+    """What differs from place to place beyond that affine; None = nothing is known of it."""
 
     def apply(self, rgb: Tensor) -> Tensor:
         """[..., 3] render colours to this visit's light, not clamped."""
         m = torch.as_tensor(self.colour, dtype=rgb.dtype, device=rgb.device)
         return rgb @ m[:, :3].T + m[:, 3]
+
+    def distance(self, before: Appearance) -> float:
+        """Mean relative difference of what a mid grey becomes in this light and in that of another visit."""
+        grey = np.append(np.full(3, 0.4), 1.0)
+        return float(np.abs(self.colour @ grey / np.maximum(before.colour @ grey, 1e-3) - 1).mean())
 
 
 @dataclass(frozen=True)
@@ -158,6 +179,24 @@ class SceneState:
     object_ids: Tensor
     """[N] int64, 0 = background."""
     appearance: Appearance
+    origins: Mapping[int, Tensor] = field(default_factory=dict)
+    """Object id to [3] the middle of the object; surfaces and the background have none."""
+
+    def normals(self, viewpoint: Tensor) -> Tensor:
+        """[N, 3] unit normals: of objects outwards, of all else towards the viewpoint [3]."""
+        means = self.gaussians.means
+        toward = viewpoint.to(means) - means
+        for object_id, origin in self.origins.items():
+            own = self.object_ids == object_id
+            toward[own] = means[own] - origin.to(means)
+        return facing(self.gaussians, toward)
+
+    def lit(self) -> Gaussians:
+        """The Gaussians in this time's light field; `appearance.apply` still follows on the rendered picture."""
+        light = self.appearance.field
+        if light is None or len(self.gaussians) == 0:
+            return self.gaussians
+        return light.lit(self.gaussians, self.normals(light.viewpoint))
 
 
 @dataclass(frozen=True)
@@ -175,6 +214,8 @@ class Chronology:
     events: tuple[Event, ...] = ()
     metres_per_unit: float | None = None
     """None = scale unknown."""
+    retired: int = 0
+    """Highest id that an object ever had and has no more; ids are never given twice."""
 
     def __post_init__(self) -> None:
         if set(self.templates) != set(self.tracks):
@@ -200,6 +241,41 @@ class Chronology:
         """Background without the Gaussians that became templates."""
         return self.background if len(self.lifted) == 0 else self.background[self.static_mask]
 
+    @property
+    def next_id(self) -> int:
+        """An id that no object has or ever had."""
+        return max([self.retired, *self.templates]) + 1
+
+    def members_of(self, object_id: int) -> Tensor:
+        """[M] indices of the background Gaussians whose place an object or surface takes; empty if it was built from photos.
+
+        Scenes stored before the indices were recorded know only their union; there each lifted Gaussian that no template
+        claims belongs to the template shown at the first visit that has a Gaussian nearest to it.
+        """
+        template = self.templates[object_id]
+        none = torch.zeros(0, dtype=torch.int64)
+        if template.members is not None:
+            return template.members
+        claimed = [t.members for t in self.templates.values() if t.members is not None]
+        free = self.lifted[~torch.isin(self.lifted, torch.cat([none, *claimed]))]
+        owners = [k for k, t in sorted(self.templates.items()) if self._may_own_lifted(t)]
+        if object_id not in owners or len(free) == 0:
+            return none
+        distances = torch.stack([self._distance_at_first(k, free) for k in owners])
+        return free[distances.argmin(0) == owners.index(object_id)]
+
+    def _may_own_lifted(self, template: Template) -> bool:
+        # Only what is shown at the first visit can stand for what was lifted out of it.
+        return template.members is None and bool(self.tracks[template.object_id].presence[0] != Presence.ABSENT)
+
+    def _distance_at_first(self, object_id: int, indices: Tensor) -> Tensor:
+        """[M] distance of background Gaussians to the nearest one of an object as it stood at the first visit."""
+        pose = torch.as_tensor(self.tracks[object_id].world_from_object[0], dtype=torch.float32)
+        own = self.templates[object_id].gaussians.transformed(pose).means
+        if len(own) == 0:
+            return torch.full((len(indices),), torch.inf)
+        return torch.cat([torch.cdist(part, own).amin(1) for part in self.background.means[indices].split(1024)])
+
     def present_ids(self, time: int) -> list[int]:
         """Ids drawn at `time`: present or unknown (shown at the last known pose)."""
         self._check_time(time)
@@ -212,11 +288,32 @@ class Chronology:
             IndexError: `time` is not a stored timestep.
         """
         parts, ids = [self.static_background], [torch.zeros(len(self.background) - len(self.lifted), dtype=torch.int64)]
+        origins: dict[int, Tensor] = {}
         for k in self.present_ids(time):
             pose = torch.as_tensor(self.tracks[k].world_from_object[time], dtype=torch.float32)
             parts.append(self.templates[k].gaussians.transformed(pose))
             ids.append(torch.full((len(parts[-1]),), k, dtype=torch.int64))
-        return SceneState(Gaussians.concatenate(parts), torch.cat(ids), self.appearance[time])
+            if self.templates[k].kind == "object":
+                origins[k] = pose[:3, 3]
+        return SceneState(Gaussians.concatenate(parts), torch.cat(ids), self.appearance[time], origins)
+
+    def until(self, time: int) -> Chronology:
+        """The visits before `time` only, with templates as they are now; objects that came later are absent throughout.
+
+        Raises:
+            IndexError: `time` is not in 1..num_times.
+        """
+        self._check_time(time - 1)
+        tracks = {
+            k: replace(
+                t, presence=t.presence[:time], world_from_object=t.world_from_object[:time],
+                pose_covariance=t.pose_covariance[:time], registration_error=t.registration_error[:time],
+                pinned=frozenset(p for p in t.pinned if p < time),
+            )
+            for k, t in self.tracks.items()
+        }
+        events = tuple(e for e in self.events if e.time < time)
+        return replace(self, tracks=tracks, appearance=self.appearance[:time], events=events)
 
     def _check_time(self, time: int) -> None:
         if not 0 <= time < self.num_times:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ltgs.core.cameras import Camera
 from ltgs.core.chronology import Chronology
+from ltgs.core.decisions import DecisionRecord
 
 Array = NDArray[np.float64]
 
@@ -59,6 +60,29 @@ class VisitRecord:
     """Figures measured on this visit's photos, e.g. {"train_psnr": 31.2}."""
     undecided: tuple[str, ...] = ()
     """What could not be decided, in words."""
+    decisions: DecisionRecord | None = None
+    """What was considered; None at the first visit and in scenes of versions that did not record it."""
+
+    @property
+    def cameras(self) -> list[Camera]:
+        """Cameras of the placed photos that are not held out, in the order of the photos."""
+        return [p.camera for p in self.photos if p.camera is not None and not p.holdout]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One correction of the chronology by the user, as a record; its effect is in the chronology."""
+
+    operation: str
+    """merge, split, delete, pin-pose, rename or undo."""
+    arguments: Mapping[str, Any]
+    """Plain JSON values as of the time of the edit; visits are named, since their indices may shift later."""
+    made_at: datetime
+
+    def words(self) -> str:
+        """One line: "merge: object 3, other 7"; lists of numbers are left out."""
+        said = sorted(self.arguments.items(), key=lambda item: (item[0] != "object", item[0]))
+        return f"{self.operation}: " + ", ".join(f"{k} {v}" for k, v in said if not isinstance(v, list))
 
 
 @dataclass(frozen=True)
@@ -71,6 +95,8 @@ class Scene:
     """Named groups of tensors, e.g. "localization_map", "expected_residual"."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """Resolved configuration, plain JSON values."""
+    edits: tuple[Edit, ...] = ()
+    """Corrections made by the user, oldest first."""
 
     def __post_init__(self) -> None:
         if len(self.visits) != self.chronology.num_times:

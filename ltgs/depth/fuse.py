@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -45,6 +45,10 @@ class StereoConfig:
     arbitrate: ArbitrateConfig = field(default_factory=ArbitrateConfig)
 
 
+Matcher = Callable[[tuple[Photo, Photo], DisparityRange], TwoWay]
+"""Grey photos and the disparities to search, to disparities of both views."""
+
+
 @dataclass
 class _Clock:
     seconds: dict[str, float] = field(default_factory=dict)
@@ -59,6 +63,7 @@ class _Clock:
 def match_stereo(
     left: Any, right: Any, *, prior: Any = None, prior_valid: Any = None,
     disparity_range: DisparityRange | tuple[int, int] | None = None, check: bool = True, config: StereoConfig | None = None,
+    matcher: Matcher | None = None,
 ) -> StereoResult:
     """Disparity of the left photo of a rectified pair.
 
@@ -70,6 +75,7 @@ def match_stereo(
         disparity_range: disparities to search, pixels, (low, high); None = estimated from the photos.
         check: refuse pairs that are not rectified or exchanged; the order is not checked when a range is given.
         config: settings.
+        matcher: matches in the place of semi-global matching, e.g. a trained network.
 
     Returns:
         A value for every pixel.
@@ -80,14 +86,13 @@ def match_stereo(
     """
     config, clock = config or StereoConfig(), _Clock()
     with clock("prepare"):
-        photos = rgb8(left, "left photo"), rgb8(right, "right photo")
-        check_pair(*photos)
+        photos = photos_of(left, right)
         greys = grey8(photos[0]), grey8(photos[1])
-        known = None if prior is None else _check_prior(prior, prior_valid, greys[0].shape)
+        known = None if prior is None else check_prior(prior, prior_valid, greys[0].shape)
     with clock("range"):
         search, confirmed = _search(greys, disparity_range, check)
     with clock("match"):
-        both = _match(greys, search, config.sgm)
+        both = semi_global(greys, search, config.sgm) if matcher is None else matcher(greys, search)
     _require_common_place(greys, both, confirmed)
     registration = None
     if known is not None:
@@ -100,18 +105,38 @@ def match_stereo(
     return StereoResult(**joined, search=search, timings=clock.seconds)
 
 
-def strips(height: int, width: int) -> list[tuple[slice, slice]]:
-    """Rows of each strip with its context, and the rows within them that are kept."""
-    count = max(1, -(-height * width // STRIP_PIXELS))
+def photos_of(left: Any, right: Any) -> tuple[Photo, Photo]:
+    """Both photos as [H, W, 3] uint8.
+
+    Raises:
+        InputError: an unusable form, or different sizes.
+    """
+    photos = rgb8(left, "left photo"), rgb8(right, "right photo")
+    check_pair(*photos)
+    return photos
+
+
+def strips(height: int, width: int, pixels: int | None = None, margin: int = STRIP_MARGIN) -> list[tuple[slice, slice]]:
+    """Rows of each strip with its context, and the rows within them that are kept.
+
+    Args:
+        height, width: of the photo. pixels: of a strip; default STRIP_PIXELS. margin: rows of context.
+    """
+    count = max(1, -(-height * width // (pixels or STRIP_PIXELS)))
     bounds = np.linspace(0, height, count + 1).astype(int)
     out = []
     for top, bottom in pairwise(bounds):
-        first, last = max(0, top - STRIP_MARGIN), min(height, bottom + STRIP_MARGIN)
+        first, last = max(0, top - margin), min(height, bottom + margin)
         out.append((slice(int(first), int(last)), slice(int(top - first), int(bottom - first))))
     return out
 
 
-def _check_prior(prior: Any, prior_valid: Any, shape: tuple[int, ...]) -> tuple[Map, Mask]:
+def check_prior(prior: Any, prior_valid: Any, shape: tuple[int, ...]) -> tuple[Map, Mask]:
+    """A prior as float32 with zeros where it is not known, and where it is known.
+
+    Raises:
+        InputError: another shape than the photos'.
+    """
     values = as_array(prior).astype(np.float32)
     valid = np.isfinite(values) if prior_valid is None else np.isfinite(values) & as_array(prior_valid).astype(bool)
     if values.shape != shape:
@@ -133,7 +158,12 @@ def _search(
     return given or estimate_range(*greys, matches), not check or len(matches) >= MIN_MATCHES
 
 
-def _match(greys: tuple[Photo, Photo], search: DisparityRange, config: SgmConfig) -> TwoWay:
+def semi_global(greys: tuple[Photo, Photo], search: DisparityRange, config: SgmConfig | None = None) -> TwoWay:
+    """Semi-global matching both ways with fractions of a pixel, strip by strip.
+
+    Args:
+        greys: two [H, W] uint8. search: disparities to look at. config: settings.
+    """
     pieces = []
     for rows, core in strips(*greys[0].shape):
         left, right = (np.ascontiguousarray(g[rows]) for g in greys)

@@ -1,7 +1,9 @@
-"""Bring a relative inverse-depth map to disparity: a robust global line, then local lines from coarse to fine windows.
+"""Bring a relative inverse-depth map to disparity: a robust global line, then local fits from coarse to fine windows.
 
 The registration of Yao et al. (ICCV 2025) without weights: their network predicts a scale and an offset per pixel; here they are
-weighted least squares in windows, shrunk to the coarser level where a window cannot decide, and gated by the ordering map.
+weighted least squares in windows, shrunk to the coarser level where a window cannot decide, and gated by the ordering map. The wide
+windows also fit how the offset drifts across the photo, so that a gap (the band that only one camera sees, an occlusion) continues the
+drift of what was matched beside it instead of its mean.
 """
 
 from __future__ import annotations
@@ -10,9 +12,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from ltgs.depth.ordering import ordering_agreement, ring_offsets
 from ltgs.depth.types import Map, Mask
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,10 @@ class RegisterConfig:
     shrinkage: float = 40.0
     """Weight of the coarser level, in pixels."""
     slope_shrinkage: float = 0.05
-    """The same for the scale, in units of the prior's variance."""
+    """The same for the scale and for the drift, in units of the variance of the prior and of the positions in a full window."""
+    smoothing: float = 0.1
+    """Half size of the average over the fields of a wide window, as a share of the window's. Reflection at the photo's border would
+    flatten the drift if it were the whole window."""
     radii: tuple[int, ...] = (2, 6, 14)
     """Radii of the ordering neighbours."""
     decided: float = 1.5
@@ -146,6 +154,43 @@ def _local_line(
     return _box(slope, radius), _box(offset, radius)
 
 
+def _local_drift(
+    prior: Map, disparity: Map, weight: Map, a: Map, b: Map, radius: int, config: RegisterConfig, variance: float
+) -> tuple[Map, Map]:
+    """One wide level: as `_local_line`, with an offset that may change linearly along rows and columns."""
+    height, width = prior.shape
+    side = 2 * radius + 1
+
+    def total(values: Array) -> Array:
+        return np.asarray(cv2.blur(values, (side, side), borderType=cv2.BORDER_CONSTANT), np.float64) * side**2
+
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float64)
+    # What explains the residual of the coarser level: the prior, the column and the row.
+    terms = [prior.astype(np.float64), columns - width / 2, rows - height / 2]
+    w = weight.astype(np.float64)
+    residual = w * (disparity - (a * prior + b))
+    mass = total(w)
+    safe = np.maximum(mass, 1e-6)
+    means, mean = [total(w * t) / safe for t in terms], total(residual) / safe
+    moments = np.empty((height, width, 3, 3))
+    right = np.empty((height, width, 3, 1))
+    for i, first in enumerate(terms):
+        right[..., i, 0] = total(residual * first) - means[i] * mean * mass
+        for j, second in enumerate(terms[: i + 1]):
+            moments[..., i, j] = moments[..., j, i] = total(w * first * second) - means[i] * means[j] * mass
+    ridge = config.shrinkage * config.slope_shrinkage
+    for i, scale in enumerate((variance, radius**2 / 3, radius**2 / 3)):
+        moments[..., i, i] += ridge * scale + 1e-9
+    slope, across, down = np.moveaxis(np.linalg.solve(moments, right)[..., 0], -1, 0)
+    trust = mass / (mass + config.shrinkage)
+    here = mean + across * (terms[1] - means[1]) + down * (terms[2] - means[2])
+    known = mass > 1e-6 * side**2
+    scale_field = np.where(known, a + slope, a).astype(np.float32)
+    offset = np.where(known, b + trust * here - slope * means[0], b).astype(np.float32)
+    smooth = max(1, round(config.smoothing * radius))
+    return _box(scale_field, smooth), _box(offset, smooth)
+
+
 def register_prior(
     disparity: Map, valid: Mask, prior: Map, prior_valid: Mask, *, weight: Map | None = None, config: RegisterConfig | None = None
 ) -> Registration:
@@ -192,7 +237,8 @@ def register_prior(
             floor, gate = (0.02, config.first_gate) if index < half else (0.01, config.second_gate)
             gated = base * np.clip((agreement - gate) / config.gate_width, floor, 1)
         residual = d - (a * m.values + b)
-        a, b = _local_line(
+        fit = _local_drift if index < half else _local_line
+        a, b = fit(
             m.values, d, gated / (1 + (residual / tolerance) ** 2) ** 2, a, b, min(radius, min(d.shape) // 2), config, variance
         )
     agreement = ordering_agreement(d, both, a * m.values + b, prior_valid, offsets=offsets, threshold=config.decided)

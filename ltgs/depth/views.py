@@ -31,6 +31,8 @@ class ViewDepthConfig:
     """Disparity difference to a direct neighbour, pixels per pixel, from which on a pixel lies on a discontinuity or grazes the view."""
     gate: float = 1.5
     """Largest median difference of match and prior on unchanged pixels, pixels; above it the poses of the pair are not trusted."""
+    gate_share: float = 0.02
+    """The same as a share of the parallax: a rendered depth that is one percent off moves matches of a wide pair by more pixels."""
     floor: float = 0.25
     """Smallest standard deviation of a matched disparity, pixels."""
 
@@ -106,11 +108,13 @@ def measure_view(
     if usable and prior is not None and trusted is not None:
         compared = measured & trusted
         gap = float(np.median(np.abs(result.disparity - prior)[compared])) if int(compared.sum()) > 500 else None
-        if gap is not None and gap > config.gate:
-            raise InputError(
-                f"{cameras[0].name} and {cameras[1].name}: matches differ from the known depth by {gap:.1f} pixels (median on unchanged "
-                f"pixels; at most {config.gate:g} is accepted). The poses of one of them are off; leave the pair out."
-            )
+        if gap is not None:
+            allowed = max(config.gate, config.gate_share * float(np.median(prior[compared] - pair.offset)))
+            if gap > allowed:
+                raise InputError(
+                    f"{cameras[0].name} and {cameras[1].name}: matches differ from the known depth by {gap:.1f} pixels (median on "
+                    f"unchanged pixels; at most {allowed:.1f} is accepted). The poses of one of them are off; leave the pair out."
+                )
     return _package(pair, left, inside, result, measured, trusted if usable else None, gap, config)
 
 

@@ -113,7 +113,7 @@ class _States:
 
 def _score(state: SceneState, camera: Camera, photo: NDArray[np.float64], backend: str) -> ImageScore:
     with torch.no_grad():
-        out = render(state.gaussians, stack_cameras([camera]), backend=backend, with_depth=False)  # type: ignore[arg-type]
+        out = render(state.lit(), stack_cameras([camera]), backend=backend, with_depth=False)  # type: ignore[arg-type]
         shown = state.appearance.apply(out.rgb[0]).clamp(0, 1).double().numpy()
     return ImageScore(camera.name, camera.time, camera.width, camera.height, image_metrics(shown, photo))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,6 +22,17 @@ from ltgs.render import render
 Mask = NDArray[np.bool_]
 
 
+class TimeStates(Protocol):
+    """Anything that can show the place at every time: a chronology, or a baseline that keeps whole scenes."""
+
+    @property
+    def num_times(self) -> int: ...
+
+    def state_at(self, time: int) -> SceneState:
+        """Gaussians and light at a time, 0 <= time < num_times."""
+        ...
+
+
 @dataclass(frozen=True)
 class RoomView:
     """One held-out view against its render."""
@@ -30,7 +42,11 @@ class RoomView:
     metrics: dict[str, float]
     """Full frame, see `ltgs.eval.metrics.image_metrics`."""
     errors: dict[str, tuple[float, float, int]]
-    """Region ("changed", "objects") to sums of the squared error raw and after the colour fit, and the number of values."""
+    """Region to sums of the squared error raw and after the colour fit, and the number of values.
+
+    Regions: "objects" (all that ever change), at t = 0 each of them as `object_region(id)`, later "changed" and "unchanged"
+    against the first visit.
+    """
 
 
 @dataclass(frozen=True)
@@ -54,30 +70,43 @@ class MaskScore:
         return 2 * self.both / total if total else 1.0
 
 
+def object_region(object_id: int) -> str:
+    """Name of the region that shows one object at the first visit."""
+    return f"object {object_id}"
+
+
 def heldout_views(
-    chronology: Chronology, room: Room, scene_from_room: Similarity, *, backend: str = "auto", progress: Progress = silent
+    states: TimeStates, room: Room, scene_from_room: Similarity, *, backend: str = "auto", progress: Progress = silent
 ) -> list[RoomView]:
     """Render every held-out view of the room and compare it, in the visit's light."""
-    tests = [p for p in room.tests if p.time < chronology.num_times]
-    changing = {e.object_id for e in room.events}
+    tests = [p for p in room.tests if p.time < states.num_times]
     views, state, at = [], None, -1
     for index, photo in enumerate(sorted(tests, key=lambda p: p.time)):
         if photo.time != at or state is None:
-            at, state = photo.time, chronology.state_at(photo.time)
+            at, state = photo.time, states.state_at(photo.time)
         truth = read_photo(photo.path).rgb.astype(np.float64) / 255
         shown = _shown(state, _camera(photo, scene_from_room), backend)
         fitted = apply_colour(fit_colour(shown, truth), shown)
-        regions = {"objects": np.isin(room.mask(photo.name), sorted(changing))}
-        change = room.change_mask(photo.name)
-        if change is not None:
-            regions["changed"] = change > 0
         errors = {
             k: (float(((shown - truth)[m] ** 2).sum()), float(((fitted - truth)[m] ** 2).sum()), 3 * int(m.sum()))
-            for k, m in regions.items()
+            for k, m in _regions(room, photo).items()
         }
         views.append(RoomView(photo.name, photo.time, image_metrics(shown, truth), errors))
         progress(ProgressEvent("eval", index + 1, len(tests)))
     return views
+
+
+def _regions(room: Room, photo: RoomPhoto) -> dict[str, Mask]:
+    """[H, W] pixels of every region of a held-out view."""
+    changing = sorted({e.object_id for e in room.events})
+    labels = room.mask(photo.name)
+    regions = {"objects": np.isin(labels, changing)}
+    if photo.time == 0:
+        regions |= {object_region(k): labels == k for k in changing}
+    change = room.change_mask(photo.name)
+    if change is not None:
+        regions |= {"changed": change > 0, "unchanged": change == 0}
+    return regions
 
 
 def change_masks(
@@ -122,13 +151,17 @@ def _camera(photo: RoomPhoto, scene_from_room: Similarity) -> Camera:
 
 def _shown(state: SceneState, camera: Camera, backend: str) -> NDArray[np.float64]:
     with torch.no_grad():
-        out = render(state.gaussians, stack_cameras([camera]), backend=backend, with_depth=False)  # type: ignore[arg-type]
+        out = render(state.lit(), stack_cameras([camera]), backend=backend, with_depth=False)  # type: ignore[arg-type]
     return state.appearance.apply(out.rgb[0]).clamp(0, 1).double().numpy()
 
 
-def region_psnr(views: Sequence[RoomView], region: str, time: int) -> dict[str, float | None]:
-    """PSNR pooled over the region's pixels of all views of a time, raw and after the colour fit; None without pixels."""
-    sums = np.array([v.errors[region] for v in views if v.time == time and region in v.errors]).reshape(-1, 3).sum(0)
+def region_psnr(views: Sequence[RoomView], region: str | Collection[str], time: int) -> dict[str, float | None]:
+    """PSNR pooled over the pixels of a region, or of several, in all views of a time, raw and after the colour fit.
+
+    None without pixels.
+    """
+    wanted = {region} if isinstance(region, str) else set(region)
+    sums = np.array([v.errors[k] for v in views if v.time == time for k in sorted(wanted & v.errors.keys())]).reshape(-1, 3).sum(0)
     if sums[2] == 0:
         return {"psnr": None, "psnr_colour_fit": None}
     return {k: float(-10 * np.log10(max(sums[i] / sums[2], 1e-10))) for i, k in enumerate(("psnr", "psnr_colour_fit"))}

@@ -52,6 +52,8 @@ class TrackReport:
     identity: tuple[int, int, int]
     """True positives, false positives and false negatives of object-times under the best one-to-one naming."""
     poses: tuple[PoseError, ...]
+    motions: int = 0
+    """True motions (moved or returned) in these times; those that were not found or not recognised have no entry in `poses`."""
 
     @property
     def precision(self) -> float:
@@ -121,6 +123,7 @@ def track_report(chronology: Chronology, room: Room, room_from_scene: Similarity
     return TrackReport(
         found.total(), found.total() + len(false), truth.total(), tuple(missed), tuple(false),
         _identity(chronology, room, places), tuple(poses),
+        sum(e.kind in ("moved", "returned") for e in room.events if e.time in times),
     )
 
 

@@ -253,3 +253,20 @@ def write_png(path: Path | str, array: NDArray[Any]) -> None:
     path, data = Path(path), encode_png(array)
     with explained("write", path, len(data)):
         write_file(path, data, sync_folder=False)
+
+
+def write_jpeg(path: Path | str, rgb: Photo, *, quality: int = 88) -> None:
+    """Write [H, W, 3] uint8 as JPEG in one visible step.
+
+    Raises:
+        InputError: the file cannot be written.
+        ValueError: another shape or type, or no pixels.
+    """
+    if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.size == 0:
+        raise ValueError(f"a JPEG needs uint8 of shape [H, W, 3], got {rgb.dtype} {rgb.shape}.")
+    ok, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not ok:
+        raise ValueError(f"OpenCV could not encode an image of shape {rgb.shape}.")
+    path = Path(path)
+    with explained("write", path, data.size):
+        write_file(path, data.tobytes(), sync_folder=False)

@@ -39,6 +39,18 @@ class Manifest:
         """Blob name to {"bytes", "introduced_at"}."""
         return self.body["blobs"]
 
+    def bytes_by_time(self) -> dict[int, int]:
+        """Time to bytes of the blobs it introduced and this generation still refers to."""
+        totals = dict.fromkeys(range(self.body["num_times"]), 0)
+        for entry in self.blobs.values():
+            if entry["introduced_at"] in totals:
+                totals[entry["introduced_at"]] += entry["bytes"]
+        return totals
+
+    def templates_stored_at(self) -> dict[int, int]:
+        """Object id to the time whose commit stored its template as it is now."""
+        return {t["object_id"]: self.blobs[t["gaussians"]]["introduced_at"] for t in self.body.get("templates", [])}
+
 
 def seal(body: Mapping[str, Any]) -> bytes:
     """Serialise with a leading checksum over all that follows; equal bodies give equal bytes.

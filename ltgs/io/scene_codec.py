@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -17,17 +17,23 @@ from torch import Tensor
 
 from ltgs.core.cameras import Camera
 from ltgs.core.chronology import Appearance, Chronology, Event, ObjectTrack, Template
-from ltgs.core.gaussians import FIELDS, Gaussians
+from ltgs.core.light_field import LightField
 from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
 from ltgs.errors import FormatError
+from ltgs.io.decisions_codec import decode_decisions, encode_decisions
+from ltgs.io.edit_codec import decode_edits, decode_pinned, encode_edit
 from ltgs.io.json_files import need, need_array, need_int, need_number
-from ltgs.io.manifest import BLOB_NAME
+from ltgs.io.template_codec import (
+    GetTensors,
+    PutTensors,
+    blob_name,
+    decode_gaussians,
+    decode_indices,
+    decode_template,
+    encode_template,
+)
 
 Array = NDArray[np.float64]
-PutTensors = Callable[[Mapping[str, Tensor]], str]
-"""Stores one group of tensors and returns its blob name."""
-GetTensors = Callable[[str], dict[str, Tensor]]
-"""Loads and proves one group of tensors by blob name."""
 _EVENT_KINDS = ("appeared", "removed", "moved", "returned")
 _MAX_INDEX = 1 << 31
 
@@ -121,13 +127,12 @@ def encode_scene(scene: Scene, put: PutTensors) -> dict[str, Any]:
         "metres_per_unit": None if chronology.metres_per_unit is None else float(chronology.metres_per_unit),
         "background": put(chronology.background.tensors()),
         "lifted": put({"lifted": chronology.lifted.to(torch.int64)}),
-        "templates": [
-            {"object_id": k, "kind": t.kind, "created_at": int(t.created_at), "gaussians": put(t.gaussians.tensors())}
-            for k, t in sorted(chronology.templates.items())
-        ],
+        "templates": [encode_template(t, put) for _, t in sorted(chronology.templates.items())],
+        "retired_id": int(chronology.retired),
         "tracks": [_encode_track(t) for _, t in sorted(chronology.tracks.items())],
         "appearance": [
-            {"colour": _rows(a.colour), "changed": bool(a.changed), "exposure_ev": _number(a.exposure_ev)}
+            {"colour": _rows(a.colour), "changed": bool(a.changed), "exposure_ev": _number(a.exposure_ev),
+             "field": None if a.field is None else _encode_field(a.field, put)}
             for a in chronology.appearance
         ],
         "events": [
@@ -138,17 +143,24 @@ def encode_scene(scene: Scene, put: PutTensors) -> dict[str, Any]:
         "visits": [_encode_visit(v) for v in scene.visits],
         "side_data": {str(name): put(group) for name, group in sorted(scene.side_data.items())},
         "config": _plain(scene.config, "config"),
+        "edits": [encode_edit(e) for e in scene.edits],
     }
 
 
+def _encode_field(light: LightField, put: PutTensors) -> dict[str, Any]:
+    blob = put({"log_gain": light.log_gain.to(torch.float16)})
+    return {"origin": _numbers(light.origin), "cell": _number(light.cell), "viewpoint": _numbers(light.viewpoint), "log_gain": blob}
+
+
 def _encode_track(track: ObjectTrack) -> dict[str, Any]:
-    return {
+    record = {
         "object_id": int(track.object_id),
         "presence": [int(p) for p in track.presence],
         "world_from_object": _rows(track.world_from_object),
         "pose_covariance": _rows(track.pose_covariance),
         "registration_error": [_number(e) for e in track.registration_error],
     }
+    return record | ({"pinned": sorted(track.pinned)} if track.pinned else {})
 
 
 def _encode_visit(visit: VisitRecord) -> dict[str, Any]:
@@ -160,6 +172,7 @@ def _encode_visit(visit: VisitRecord) -> dict[str, Any]:
         "quality": {str(k): _number(v) for k, v in visit.quality.items()},
         "undecided": list(visit.undecided),
         "photos": [_encode_photo(p) for p in visit.photos],
+        **({} if visit.decisions is None else {"decisions": encode_decisions(visit.decisions)}),
     }
 
 
@@ -196,28 +209,22 @@ def decode_scene(body: Mapping[str, Any], get: GetTensors, timings: list[dict[st
 
 def _decode_scene(body: Mapping[str, Any], get: GetTensors, timings: list[dict[str, float]], where: str) -> Scene:
     num_times = need_int(body, "num_times", where, 1, 1 << 20)
-    background = _decode_gaussians(body, "background", get, where)
-    lifted = get(_blob(body, "lifted", body, where)).get("lifted")
-    if lifted is None or lifted.dtype != torch.int64 or lifted.ndim != 1:
-        raise FormatError(f"{where}: the lifted indices are missing or of the wrong type.")
-    if len(lifted) and (int(lifted.min()) < 0 or int(lifted.max()) >= len(background)):
-        raise FormatError(f"{where}: lifted indices lie outside of the background.")
+    background = decode_gaussians(body, "background", get, where, body)
+    lifted = decode_indices(body, "lifted", len(background), get, where, body)
     templates: dict[int, Template] = {}
     for record in need(body, "templates", list, where):
-        object_id = need_int(record, "object_id", f"{where}, templates", 1, _MAX_INDEX)
-        place = f"{where}, template {object_id}"
-        kind = need(record, "kind", str, place)
-        if kind not in ("object", "surface") or object_id in templates:
-            raise FormatError(f"{place}: unknown kind {kind!r}, or the id is used twice.")
-        gaussians = _decode_gaussians(record, "gaussians", get, place, body)
-        templates[object_id] = Template(object_id, kind, gaussians, need_int(record, "created_at", place, 0, _MAX_INDEX))  # type: ignore[arg-type]
+        template = decode_template(record, len(background), get, where, body)
+        if template.object_id in templates:
+            raise FormatError(f"{where}: the id of template {template.object_id} is used twice.")
+        templates[template.object_id] = template
     tracks = [_decode_track(r, num_times, where) for r in need(body, "tracks", list, where)]
     metres: Any = need(body, "metres_per_unit", (int, float, type(None)), where)
     chronology = Chronology(
         background=background, lifted=lifted, templates=templates, tracks={t.object_id: t for t in tracks},
-        appearance=tuple(_decode_appearance(r, where) for r in _list(body, "appearance", num_times, where)),
+        appearance=tuple(_decode_appearance(r, get, body, where) for r in _list(body, "appearance", num_times, where)),
         events=tuple(_decode_event(r, num_times, where) for r in need(body, "events", list, where)),
         metres_per_unit=None if metres is None else need_number(body, "metres_per_unit", where),
+        retired=need_int(body, "retired_id", where, 0, _MAX_INDEX) if "retired_id" in body else 0,
     )
     visits = _list(body, "visits", num_times, where)
     return Scene(
@@ -226,9 +233,10 @@ def _decode_scene(body: Mapping[str, Any], get: GetTensors, timings: list[dict[s
             _decode_visit(r, t, timings[t] if t < len(timings) else {}, body, where) for t, r in enumerate(visits)
         ),
         side_data={
-            name: get(_blob(body["side_data"], name, body, where)) for name in need(body, "side_data", dict, where)
+            name: get(blob_name(body["side_data"], name, body, where)) for name in need(body, "side_data", dict, where)
         },
         config=need(body, "config", dict, where),
+        edits=decode_edits(body, where),
     )
 
 
@@ -237,21 +245,6 @@ def _list(record: Any, key: str, length: int, where: str) -> list[Any]:
     if len(entries) != length:
         raise FormatError(f"{where}: {key!r} has {len(entries)} entries, expected {length}.")
     return entries
-
-
-def _blob(record: Any, key: str, body: Mapping[str, Any], where: str) -> str:
-    """A blob name that is well-formed and listed in the manifest's table."""
-    name = need(record, key, str, where)
-    if not BLOB_NAME.fullmatch(name) or name not in body["blobs"]:
-        raise FormatError(f"{where}: {key!r} names the blob {name[:100]!r}, which the scene does not list.")
-    return name
-
-
-def _decode_gaussians(record: Any, key: str, get: GetTensors, where: str, body: Mapping[str, Any] | None = None) -> Gaussians:
-    tensors = get(_blob(record, key, record if body is None else body, where))
-    if set(tensors) != set(FIELDS) or any(t.dtype != torch.float32 for t in tensors.values()):
-        raise FormatError(f"{where}: {key!r} must hold the float32 tensors {', '.join(FIELDS)}.")
-    return Gaussians(**tensors)
 
 
 def _decode_track(record: Any, num_times: int, where: str) -> ObjectTrack:
@@ -266,15 +259,29 @@ def _decode_track(record: Any, num_times: int, where: str) -> ObjectTrack:
         _array(need(record, "world_from_object", list, place), (num_times, 4, 4), place),
         _array(need(record, "pose_covariance", list, place), (num_times, 6, 6), place),
         _array(need(record, "registration_error", list, place), (num_times,), place),
+        decode_pinned(record, place),
     )
 
 
-def _decode_appearance(record: Any, where: str) -> Appearance:
+def _decode_appearance(record: Any, get: GetTensors, body: Mapping[str, Any], where: str) -> Appearance:
     place = f"{where}, appearance"
+    # Scenes of earlier versions have no field.
+    light = record.get("field")
     return Appearance(
         _array(need(record, "colour", list, place), (3, 4), place), need(record, "changed", bool, place),
-        float(_array(record.get("exposure_ev"), (), place)),
+        float(_array(record.get("exposure_ev"), (), place)), None if light is None else _decode_field(light, get, body, place),
     )
+
+
+def _decode_field(record: Any, get: GetTensors, body: Mapping[str, Any], where: str) -> LightField:
+    place = f"{where}, light field"
+    log_gain = get(blob_name(record, "log_gain", body, place)).get("log_gain")
+    if log_gain is None or log_gain.dtype != torch.float16:
+        raise FormatError(f"{place}: must hold the float16 tensor log_gain.")
+    origin, viewpoint = (
+        torch.tensor(_array(need(record, key, list, place), (3,), place), dtype=torch.float32) for key in ("origin", "viewpoint")
+    )
+    return LightField(origin, need_number(record, "cell", place), log_gain.to(torch.float32), viewpoint)
 
 
 def _decode_event(record: Any, num_times: int, where: str) -> Event:
@@ -303,6 +310,7 @@ def _decode_visit(record: Any, timestep: int, timing: dict[str, float], body: Ma
         timing=timing,
         quality={k: float(_array(v, (), place)) for k, v in need(record, "quality", dict, place).items()},
         undecided=tuple(_strings(record, "undecided", place)),
+        decisions=decode_decisions(record["decisions"], place) if "decisions" in record else None,
     )
 
 
@@ -316,7 +324,7 @@ def _strings(record: Any, key: str, where: str) -> list[str]:
 def _decode_photo(record: Any, body: Mapping[str, Any], where: str) -> PhotoRecord:
     name = checked_photo_name(need(record, "name", str, where), where)
     place = f"{where}, photo {name}"
-    blob = None if need(record, "image_blob", (str, type(None)), place) is None else _blob(record, "image_blob", body, place)
+    blob = None if need(record, "image_blob", (str, type(None)), place) is None else blob_name(record, "image_blob", body, place)
     covariance: Any = need(record, "covariance", (list, type(None)), place)
     return PhotoRecord(
         name=name,

@@ -41,6 +41,16 @@ def check_gaussians(scene: Scene) -> None:
             ) from error
 
 
+def _arrival(scene: Scene, current: Manifest) -> tuple[int, int]:
+    """The time of the visit that this commit brings (the last one if it brings none), and how far it moves the later ones."""
+    known = {v.get("name") for v in current.body.get("visits", [])}
+    new = [t for t, visit in enumerate(scene.visits) if visit.name not in known]
+    last = len(scene.visits) - 1
+    if len(new) != 1 or len(known) != last:
+        return last, 0
+    return new[0], 1
+
+
 def prepare_generation(
     blobs: BlobFolder, scene: Scene, current: Manifest, message: str, fresh: set[str],
 ) -> tuple[bytes, int]:
@@ -58,12 +68,13 @@ def prepare_generation(
     """
     introduced: dict[str, int] = {}
     last = len(scene.visits) - 1
+    arrived, shift = _arrival(scene, current)
 
     def put(tensors: Mapping[str, Tensor]) -> str:
         name, new = blobs.put(tensors_to_bytes(tensors), "safetensors")
         if new:
             fresh.add(name)
-        introduced[name] = last
+        introduced[name] = arrived
         return name
 
     body = encode_scene(scene, put)
@@ -76,8 +87,17 @@ def prepare_generation(
         size, known = blobs.size(name), current.blobs.get(name)
         if size is None or (known is not None and known["bytes"] != size):
             raise FormatError(f"{blobs.folder / name}: is missing or damaged; put the image again before the commit.")
-        table[name] = {"bytes": size, "introduced_at": min(last, known["introduced_at"]) if known else time}
+        if known is not None:
+            before = known["introduced_at"]
+            time = min(last, before + shift if before >= arrived else before)
+        table[name] = {"bytes": size, "introduced_at": time}
     data = seal({**manifest_head(current.generation + 1, current.checksum, message), **body, "blobs": table})
     if len(data) > MAX_JSON_BYTES:
         raise InputError(f"{blobs.folder.parent}: the manifest would take {len(data)} bytes, the limit is {MAX_JSON_BYTES}.")
     return data, len(table)
+
+
+def growth(new: Manifest, old: Manifest) -> dict[str, int]:
+    """Times a new generation has and the bytes it added to the folder: new blobs and the growth of the manifest."""
+    fresh = sum(entry["bytes"] for name, entry in new.blobs.items() if name not in old.blobs)
+    return {"num_times": int(new.body["num_times"]), "bytes": fresh + len(new.data) - len(old.data)}

@@ -32,7 +32,7 @@ from ltgs.io.images import decode_png, encode_png
 from ltgs.io.lock import SceneLock
 from ltgs.io.manifest import Manifest, checksum_of, read_manifest, seal
 from ltgs.io.scene_codec import decode_scene, tensors_from_bytes
-from ltgs.io.scene_commit import check_gaussians, manifest_head, prepare_generation
+from ltgs.io.scene_commit import check_gaussians, growth, manifest_head, prepare_generation
 from ltgs.io.scene_log import Timings, append_log, read_log, read_timings, write_timings
 from ltgs.io.scene_verify import VerifyReport, verify_scene
 
@@ -174,12 +174,11 @@ class SceneStore:
 
     def storage_by_time(self) -> dict[int, int]:
         """Bytes of blobs that each visit added: working images by their own visit, all else by the commit that brought it."""
-        manifest = self._read("current")
-        totals = dict.fromkeys(range(manifest.body["num_times"]), 0)
-        for entry in manifest.blobs.values():
-            if entry["introduced_at"] in totals:
-                totals[entry["introduced_at"]] += entry["bytes"]
-        return totals
+        return self._read("current").bytes_by_time()
+
+    def templates_stored_at(self) -> dict[int, int]:
+        """Object id to the time whose commit stored its template as it is now."""
+        return self._read("current").templates_stored_at()
 
     def verify(self) -> VerifyReport:
         """Prove every byte of the folder; never raises for damage, but lists it."""
@@ -385,7 +384,7 @@ class SceneStore:
                 self._blobs.remove((tensors | dropped) - keep - self._blobs.written)
                 remove_dead_temporaries([self.path, self._blobs.folder])
                 entry = {"event": "commit", "generation": current.generation + 1, "message": message, "blobs": num_blobs}
-                self.append_log(entry)
+                self.append_log(entry | growth(read_manifest(self._manifest_path), current))
         except (OSError, InputError) as error:
             logger.warning("The commit is stored, but cleaning up after it failed: %s", error)
 

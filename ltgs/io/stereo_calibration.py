@@ -1,8 +1,9 @@
-"""Calibration of a rectified stereo rig: Middlebury calib.txt, KITTI calibration text, or OpenCV YAML."""
+"""Calibration of a stereo rig: Middlebury calib.txt, KITTI calibration text, or OpenCV YAML; rectified, or with lenses and motion."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,70 @@ class StereoCalibration:
         x = (np.arange(z.shape[1])[None] - self.cx) / self.focal
         y = (np.arange(z.shape[0])[:, None] - self.cy) / self.focal
         return np.stack([z * x, z * y, z], -1)
+
+
+@dataclass(frozen=True)
+class RigCalibration:
+    """Two cameras as OpenCV's stereoCalibrate leaves them: the photos are not rectified yet."""
+
+    left: NDArray[np.float64]
+    """[3, 3] intrinsics of the left camera; OpenCV's indices, the first pixel's centre is (0, 0)."""
+    left_lens: NDArray[np.float64]
+    """[4..14] distortion in OpenCV's order."""
+    right: NDArray[np.float64]
+    """[3, 3]"""
+    right_lens: NDArray[np.float64]
+    rotation: NDArray[np.float64]
+    """[3, 3] left to right camera."""
+    translation: NDArray[np.float64]
+    """[3] left to right camera, in the unit of the calibration board."""
+
+
+def read_rig_calibration(paths: Sequence[Path]) -> RigCalibration | None:
+    """Cameras, lenses and motion of a rig from OpenCV YAML, or None if the files do not hold all of them.
+
+    Args:
+        paths: one file, or the two that OpenCV's sample writes (intrinsics and extrinsics).
+
+    Raises:
+        InputError: a file cannot be read.
+        FormatError: a camera matrix or the rotation is impossible.
+    """
+    text = ""
+    for path in paths:
+        with explained("read", path):
+            text += "\n" + read_capped(path, _MAX_BYTES).decode("utf-8", "replace")
+    found = [_matrix(text, names, sizes) for names, sizes in _RIG_PARTS]
+    if any(f is None for f in found):
+        return None
+    left, left_lens, right, right_lens, rotation, translation = (f for f in found if f is not None)
+    rig = RigCalibration(
+        left.reshape(3, 3), left_lens, right.reshape(3, 3), right_lens, rotation.reshape(3, 3), translation.reshape(3)
+    )
+    proper = np.allclose(rig.rotation @ rig.rotation.T, np.eye(3), atol=1e-3) and np.linalg.det(rig.rotation) > 0
+    if not proper or min(rig.left[0, 0], rig.right[0, 0]) <= 0 or not np.linalg.norm(rig.translation) > 0:
+        names = ", ".join(str(p) for p in paths)
+        raise FormatError(f"{names}: focal lengths must be positive, R a rotation and T not zero. Calibrate the rig again.")
+    return rig
+
+
+_RIG_PARTS = (
+    (("M1", "K1", "cameraMatrix1", "camera_matrix_1"), (9,)), (("D1", "distCoeffs1", "dist_coeffs_1"), (4, 5, 8, 12, 14)),
+    (("M2", "K2", "cameraMatrix2", "camera_matrix_2"), (9,)), (("D2", "distCoeffs2", "dist_coeffs_2"), (4, 5, 8, 12, 14)),
+    (("R",), (9,)), (("T",), (3,)),
+)
+"""Names under which OpenCV's samples and common scripts store each part, and how many numbers it has."""
+
+
+def _matrix(text: str, names: Sequence[str], sizes: Sequence[int]) -> NDArray[np.float64] | None:
+    """Numbers of the first of these entries."""
+    for name, body in re.findall(r"^(\w+)\s*:(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL):
+        if name in names:
+            data = re.search(r"data\s*:\s*\[(.*?)\]", body, re.DOTALL)
+            values = _numbers(data[1] if data else body)
+            if len(values) in sizes and np.isfinite(values).all():
+                return np.array(values)
+    return None
 
 
 def read_stereo_calibration(path: Path | str) -> StereoCalibration:

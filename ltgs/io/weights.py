@@ -31,14 +31,15 @@ def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
         size = path.stat().st_size
         with path.open("rb") as stream:
             head = stream.read(4)
-    if head[:2] in (b"PK", b"\x80\x02"):
-        raise FormatError(f"{path}: a PyTorch checkpoint, not a safetensors file. Convert it first (`convert_pth`).")
     if size > MAX_WEIGHT_BYTES:
         raise FormatError(f"{path}: {size} bytes are more than weights of this kind have. Check that this is the right file.")
     try:
         with safe_open(str(path), framework="pt", device="cpu") as stream:
             return {name: stream.get_tensor(name).clone() for name in stream.keys()}, dict(stream.metadata() or {})  # noqa: SIM118
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+        # Only now: a safetensors file may begin with the same two bytes, they are the length of its header.
+        if head[:2] in (b"PK", b"\x80\x02"):
+            raise FormatError(f"{path}: a PyTorch checkpoint, not a safetensors file. Convert it first (`convert_pth`).") from None
         raise FormatError(f"{path}: not a safetensors file ({error}). Download or write it again.") from error
 
 

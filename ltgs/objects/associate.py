@@ -11,10 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from ltgs.core.gaussians import Gaussians
+from ltgs.core.decisions import DecisionRecorder
 from ltgs.core.views import ComparedView
+from ltgs.objects.backing import Model
 from ltgs.objects.hull import HullInstance
-from ltgs.objects.register import PoseHypothesis, RegisterConfig, Sweep, register_template, sweep_template, template_radius
+from ltgs.objects.register import (
+    PoseHypothesis,
+    RegisterConfig,
+    Sweep,
+    compare_turns,
+    register_template,
+    sweep_template,
+)
 
 log = logging.getLogger("ltgs.objects")
 Array = NDArray[np.float64]
@@ -24,7 +32,7 @@ class Candidate(Protocol):
     """What association needs to know of an object."""
 
     object_id: int
-    template: Gaussians
+    model: Model
     last_pose: Array
 
 
@@ -38,6 +46,8 @@ class AssociateConfig:
     """A pair is refined if its sweep explains at most this much less than the best sweep of its object or its instance."""
     sweep_floor: float = -0.08
     """A pair whose sweep explains less than this is not refined."""
+    same_pixels: float = 0.3
+    """Instances that share more of the smaller one's pixels are two cuts of one thing: only one of them can be an object."""
     size_slack: float = 2.5
     """The hull of an instance may be this much smaller than the object (hidden parts); larger is always possible."""
 
@@ -61,6 +71,7 @@ def match_instances(
     register: RegisterConfig,
     rng: np.random.Generator,
     backend: str = "auto",
+    record: DecisionRecorder | None = None,
 ) -> tuple[list[Match], list[int]]:
     """Register every feasible pair and take the assignment that explains most.
 
@@ -71,13 +82,13 @@ def match_instances(
     sweeps: dict[tuple[int, int], Sweep] = {}
     for row, object_id in enumerate(ids):
         candidate = known[object_id]
-        radius = template_radius(candidate.template)
+        radius = candidate.model.radius
         for column, instance in enumerate(instances):
             reach = np.linalg.norm(instance.points - instance.centroid, axis=1).max(initial=0.0)
             if reach * config.size_slack < radius:
                 continue
             sweep = sweep_template(
-                candidate.template, views, instance, last_rotation=candidate.last_pose[:3, :3], up=up,
+                candidate.model, views, instance, last_rotation=candidate.last_pose[:3, :3], up=up,
                 config=register, rng=rng, backend=backend,
             )
             if sweep is not None:
@@ -87,18 +98,44 @@ def match_instances(
     for row, column in _promising({k: s.gain for k, s in sweeps.items()}, config):
         candidate = known[ids[row]]
         hypothesis = register_template(
-            candidate.template, views, instances[column], sweeps[row, column], config=register, backend=backend
+            candidate.model, views, instances[column], sweeps[row, column], config=register, backend=backend
         )
         hypotheses[row, column] = hypothesis
         gains[row, column] = hypothesis.gain
         log.info("object %d against instance %d: sweep %.3f, gain %.3f", ids[row], column, sweeps[row, column].gain, hypothesis.gain)
-    matches, taken = [], set()
-    if gains.size:
-        for row, column in zip(*linear_sum_assignment(-gains), strict=True):
-            if gains[row, column] >= config.min_gain:
-                matches.append(Match(ids[row], instances[column], hypotheses[row, column]))
-                taken.add(int(column))
+    matches, taken, chosen = [], set(), []
+    for row, column in _assign(gains, instances, config):
+        hypotheses[row, column] = compare_turns(
+            known[ids[row]].model, views, instances[column], hypotheses[row, column], up=up, config=register, backend=backend
+        )
+        matches.append(Match(ids[row], instances[column], hypotheses[row, column]))
+        taken.add(column)
+        chosen.append((row, column))
+    if record is not None:
+        record.pairs(ids, instances, {k: s.gain for k, s in sweeps.items()}, hypotheses, chosen, config.min_gain)
     return matches, [i for i in range(len(instances)) if i not in taken]
+
+
+def _assign(gains: Array, instances: Sequence[HullInstance], config: AssociateConfig) -> list[tuple[int, int]]:
+    """Pairs (row, column) of the assignment of highest gain among instances that do not claim the same pixels."""
+    gains = np.where(gains >= config.min_gain, gains, 0.0)
+    while gains.size:
+        rows, columns = linear_sum_assignment(-gains)
+        pairs = sorted(((int(r), int(c)) for r, c in zip(rows, columns, strict=True) if gains[r, c] > 0), key=lambda p: -gains[p])
+        clash = next((
+            p for i, p in enumerate(pairs)
+            if any(_overlap(instances[p[1]], instances[q[1]]) > config.same_pixels for q in pairs[:i])
+        ), None)
+        if clash is None:
+            return pairs
+        gains[clash] = 0.0
+    return []
+
+
+def _overlap(one: HullInstance, other: HullInstance) -> float:
+    """Pixels that two instances share, relative to the smaller one's."""
+    shared = sum(int((a & b).sum()) for a, b in zip(one.pixels, other.pixels, strict=True))
+    return shared / max(min(one.area_px, other.area_px), 1)
 
 
 def _promising(gains: Mapping[tuple[int, int], float], config: AssociateConfig) -> list[tuple[int, int]]:

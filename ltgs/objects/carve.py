@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from ltgs.core.decisions import DecisionRecorder
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.hull import cluster_points
@@ -102,11 +103,22 @@ def find_vacated(
     compare: Compare,
     config: CarveConfig | None = None,
     fixed: Tensor | None = None,
+    also: Sequence[Tensor] = (),
+    veto: Callable[[Tensor], str] | None = None,
+    displaced: Callable[[Tensor], bool] | None = None,
+    refused: list[Tensor] | None = None,
+    record: DecisionRecorder | None = None,
 ) -> tuple[list[VacatedSet], list[ComparedView]]:
     """Peel off the sets of Gaussians whose absence explains the captures.
 
     Args:
         fixed: [N] bool, Gaussians that must stay, for instance an object just placed.
+        also: sets [M] each to try besides those that the captures suggest.
+        veto: [M] members of a set that the captures prove gone to a reason why it stays nevertheless, or an empty text.
+        displaced: whether something else stands now where these members [M] were; then the captures, which show that other
+            thing, need not fit better without them.
+        refused: gets the members of sets that could not be proven.
+        record: is told of every set that was tried.
 
     A patch that a new object merely hides is not taken: without it the captures fit no better.
 
@@ -121,7 +133,7 @@ def find_vacated(
     tried: list[Array] = []
     for _ in range(config.rounds):
         progress = False
-        for members in _candidate_sets(gaussians, kept, views, lift, config):
+        for members in [*also, *_candidate_sets(gaussians, kept, views, lift, config)]:
             members = members[kept[members] & free[members]]
             centre = gaussians.means[members].double().mean(0).numpy() if len(members) else np.zeros(3)
             if len(members) == 0 or any(np.array_equal(centre, t) for t in tried):
@@ -135,9 +147,19 @@ def find_vacated(
             trial, after = _peel(gaussians, trial, free, members, after, lift, compare, config)
             benefit = removal_benefit(views, after)
             log.debug("set of %d at %s: %s", len(members), centre, benefit)
-            if not benefit.proves(config, views[0].mask.size):
+            gone = (kept & ~trial).nonzero()[:, 0]
+            refusal, note = benefit.refusal(config, views[0].mask.size), ""
+            if refusal and displaced is not None and benefit.explained >= 0 and displaced(gone):
+                refusal, note = "", "something else stands there now"
+            if not refusal and veto is not None:
+                refusal = veto(gone)
+            if record is not None:
+                record.removal(gaussians.means[gone], asdict(benefit), reason=refusal, note=note)
+            if refusal:
+                if refused is not None:
+                    refused.append(gone)
                 continue
-            found.append(VacatedSet((kept & ~trial).nonzero()[:, 0], benefit.explained, benefit.altered_px))
+            found.append(VacatedSet(gone, benefit.explained, benefit.altered_px))
             kept, views, progress = trial, after, True
         if not progress:
             break
@@ -188,12 +210,20 @@ class RemovalBenefit:
 
     def proves(self, config: CarveConfig, image_px: int) -> bool:
         """Whether the set has left."""
+        return not self.refusal(config, image_px)
+
+    def refusal(self, config: CarveConfig, image_px: int) -> str:
+        """Why the captures do not prove that the set has left; empty if they do."""
         smallest = config.min_footprint * (1.0 if self.num_views > 1 else config.single_view_factor)
-        if self.altered_px < smallest * image_px or self.holes > config.max_holes:
-            return False
+        if self.altered_px < smallest * image_px:
+            return "too few pixels"
+        if self.holes > (config.max_holes if self.num_views > 1 else config.max_holes_outline):
+            return "leaves mostly holes, which prove nothing"
         if self.outline >= config.outline and self.num_views > 1 and self.holes <= config.max_holes_outline:
-            return self.explained >= config.explained_outline
-        return self.explained >= config.explained and self.outline >= config.min_outline
+            return "" if self.explained >= config.explained_outline else "the photos fit no better without it"
+        if self.explained < config.explained:
+            return "the photos fit hardly better without it"
+        return "" if self.outline >= config.min_outline else "its outline is not that of the change"
 
 
 def removal_benefit(before: Sequence[ComparedView], after: Sequence[ComparedView]) -> RemovalBenefit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltgs.core.cameras import Cameras
-from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
+from ltgs.objects.backing import Model
 from ltgs.objects.hull import HullInstance, project
 from ltgs.render import render
 
@@ -30,6 +31,15 @@ class CostConfig:
     """Cost of a pixel about which nothing is known; between that of a fitting object (0.02) and of a wrong one (0.5)."""
     margin: float = 0.35
     """Crop border around the instance and the object relative to the object's size in the image."""
+    guess_discount: float = 0.5
+    """How much less a pixel costs that shows a guessed side of the object: its outline counts, its colours hardly."""
+    shading_cells: int = 8
+    """Cells per side of the crop, over which the brightness of an object may differ smoothly from its template's: a turned
+    object takes its shading from the place, not from the template."""
+    shading_limits: tuple[float, float] = (0.6, 1.6)
+    """Bounds of that difference."""
+    shading_prior: float = 0.02
+    """Weight of no difference, squared colour units."""
 
 
 @dataclass(frozen=True)
@@ -108,24 +118,56 @@ def _cut(view: ComparedView, mask: NDArray[np.bool_], corner: Array, side: float
     )
 
 
-def pose_costs(template: Gaussians, poses: Tensor, crops: Sequence[Crop], config: CostConfig, backend: str) -> Tensor:
+def pose_costs(model: Model, poses: Tensor, crops: Sequence[Crop], config: CostConfig, backend: str) -> Tensor:
     """[P, 4, 4] poses -> [P] mean robust cost; differentiable in the poses. The object stays, the cameras move."""
     size = crops[0].photo.shape[0]
     num = len(poses)
     total, weight = poses.new_zeros(num), 0.0
     for crop in crops:
         cameras = Cameras(crop.K.expand(num, 3, 3), crop.cam_from_world @ poses, size, size)
-        out = render(template, cameras, backend=backend)  # type: ignore[arg-type]
+        out = render(model.gaussians, cameras, backend=backend, features=model.guess_flags)  # type: ignore[arg-type]
         lit = (out.rgb @ crop.light[:, :3].T + out.alpha * crop.light[:, 3]) * crop.gain
         visible = (out.depth[..., 0] < crop.depth * 1.03).to(lit.dtype).detach()[..., None]
-        cost = _pixel_cost(lit * visible, out.alpha * visible, crop, config)
+        covered = out.alpha * visible
+        cost = _pixel_cost(shaded(lit * visible, covered, crop.photo, config), covered, crop, config)
+        if out.features is not None:
+            cost = cost * (1 - config.guess_discount * out.features[..., 0] * visible[..., 0])
         total = total + (cost * crop.weight).sum((1, 2))
         weight += float(crop.weight.sum())
     return total / max(weight, 1.0)
 
 
+@lru_cache(maxsize=16)
+def _coarse_grid(size: int, cells: int) -> tuple[Tensor, Tensor]:
+    """Matrices to a coarse grid [cells, size] (means, blurred once) and back [size, cells] (linear)."""
+    place = (torch.arange(size) + 0.5) * cells / size
+    mean = torch.zeros(cells, size)
+    mean[place.long(), torch.arange(size)] = 1
+    mean = mean / mean.sum(1, keepdim=True).clamp_min(1)
+    near = (torch.arange(cells)[:, None] - torch.arange(cells)[None]).abs()
+    blur = torch.where(near == 0, 0.5, torch.where(near == 1, 0.25, 0.0))
+    back = (1 - (place[:, None] - 0.5 - torch.arange(cells)[None]).abs()).clamp_min(0)
+    return (blur / blur.sum(1, keepdim=True)) @ mean, back / back.sum(1, keepdim=True)
+
+
+def shaded(lit: Tensor, alpha: Tensor, photo: Tensor, config: CostConfig) -> Tensor:
+    """[P, h, w, 3] an object's light with its smooth brightness differences to the photo [h, w, 3] taken out.
+
+    Only brightness, never colour, and only what is smooth over a good part of the object: labels, edges and outlines decide.
+    """
+    size = photo.shape[0]
+    down, up = _coarse_grid(size, config.shading_cells)
+    with torch.no_grad():
+        bright = lit.mean(-1)
+        target = alpha[..., 0] * photo.mean(-1)
+        top, low, share = (down @ image @ down.T for image in (bright * target, bright * bright, alpha[..., 0]))
+        prior = config.shading_prior * share + 1e-6
+        gain = up @ ((top + prior) / (low + prior)).clamp(*config.shading_limits) @ up.T
+    return lit * gain[..., None]
+
+
 def centred_on_masks(
-    template: Gaussians, poses: Tensor, crops: Sequence[Crop], *, middle: Tensor, backend: str = "auto", rounds: int = 2
+    model: Model, poses: Tensor, crops: Sequence[Crop], *, middle: Tensor, backend: str = "auto", rounds: int = 2
 ) -> Tensor:
     """Shift [P, 4, 4] poses until the object's outline is centred on the instance's mask in all crops.
 
@@ -143,7 +185,7 @@ def centred_on_masks(
             if float((crop.mask * crop.weight).sum()) < 4:
                 continue
             cam = crop.cam_from_world @ poses
-            out = render(template, Cameras(crop.K.expand(len(poses), 3, 3), cam, size, size), backend=backend,  # type: ignore[arg-type]
+            out = render(model.gaussians, Cameras(crop.K.expand(len(poses), 3, 3), cam, size, size), backend=backend,  # type: ignore[arg-type]
                          with_depth=False)
             drawn = out.alpha[..., 0] * crop.weight
             total = drawn.sum((1, 2))

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from ltgs.core.cameras import Camera
+from ltgs.core.decisions import DecisionRecorder
 from ltgs.core.views import ComparedView
 
 Array = NDArray[np.float64]
@@ -161,7 +162,9 @@ def cluster_points(points: Array, radius: float) -> NDArray[np.int64]:
     return connected_components(graph, directed=False)[1].astype(np.int64)[inverse.ravel()]
 
 
-def hull_instances(views: Sequence[ComparedView], *, config: HullConfig | None = None) -> list[HullInstance]:
+def hull_instances(
+    views: Sequence[ComparedView], *, config: HullConfig | None = None, record: DecisionRecorder | None = None
+) -> list[HullInstance]:
     """Instances of new content, best supported first.
 
     Blobs that only re-explain mask pixels already taken by better supported blobs (crossings of rays of two different
@@ -189,11 +192,11 @@ def hull_instances(views: Sequence[ComparedView], *, config: HullConfig | None =
         strong = own.nonzero()[0][weight >= np.quantile(weight, 0.5)]
         instances.append(HullInstance(points[strong], tuple(masks), sum(bool(m.any()) for m in masks)))
     instances.sort(key=lambda inst: (-inst.num_views, -inst.area_px))
-    return _drop_crossings(instances, views, config)
+    return _drop_crossings(instances, views, config, record)
 
 
 def _drop_crossings(
-    instances: list[HullInstance], views: Sequence[ComparedView], config: HullConfig
+    instances: list[HullInstance], views: Sequence[ComparedView], config: HullConfig, record: DecisionRecorder | None = None
 ) -> list[HullInstance]:
     taken = [np.zeros(v.mask.shape, bool) for v in views]
     kept = []
@@ -202,11 +205,17 @@ def _drop_crossings(
         areas = sorted((float(f.mean()) for f in fresh), reverse=True)
         share = sum(f.sum() for f in fresh) / max(1, instance.area_px)
         if areas[0] < config.min_pixels or share < 0.4 or (len(areas) > 1 and areas[1] < config.min_second):
+            if record is not None and max(float(m.mean()) for m in instance.pixels) >= config.min_pixels:
+                lone = areas[0] >= config.min_pixels and share >= 0.4
+                record.verdict(instance, "dropped" if lone else "covered", reason="one photo alone shows it" if lone else "")
             continue
         scores = np.concatenate([np.minimum(v.score[m], 2) for v, m in zip(views, instance.pixels, strict=True)])
         # Pixels of a hole have no score: there is nothing known to differ from.
         scores = scores[scores > 0]
         if len(scores) and scores.mean() < config.min_score:
+            if record is not None:
+                reason = f"its pixels differ too little: mean score {scores.mean():.2f}, {config.min_score:.2f} are needed"
+                record.verdict(instance, "dropped", reason=reason)
             continue
         kept.append(instance)
         taken = [t | m for t, m in zip(taken, instance.pixels, strict=True)]

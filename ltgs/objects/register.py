@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltgs.core.cameras import Cameras
-from ltgs.core.gaussians import Gaussians
-from ltgs.core.se3 import make_rigid, rotation_angle_deg, se3_exp
+from ltgs.core.se3 import make_rigid, rotation_angle_deg, se3_exp, so3_exp, so3_log
 from ltgs.core.views import ComparedView
+from ltgs.objects.backing import Model
 from ltgs.objects.crops import CostConfig, Crop, centred_on_masks, empty_cost, make_crops, pose_costs
 from ltgs.objects.hull import HullInstance
 from ltgs.render import render
@@ -25,8 +25,17 @@ Array = NDArray[np.float64]
 class RegisterConfig:
     """Render-and-compare."""
 
-    num_rotations: int = 320
-    """Rotations of the coarse sweep: half spread over all of SO(3), half about the axes the object stood on."""
+    upright: int = 48
+    """Rotations of the coarse sweep about the vertical, from the orientation the object had."""
+    tipped: tuple[int, int] = (6, 8)
+    """Rotations of an object that fell over: directions of the fall, and turns about the vertical for each."""
+    free_rotations: int = 64
+    """Rotations spread over all of SO(3)."""
+    turns: int = 36
+    """Turns of the best pose about the vertical, and about the object's long axis if it lies, that are compared in the end:
+    the colours of a nearly symmetric object hardly tell them apart at the resolution of the sweep."""
+    num_turned: int = 3
+    """Best of these turns that are refined as well."""
     coarse_px: int = 40
     """Longer side of the crops of the coarse sweep, pixels."""
     fine_px: int = 120
@@ -50,6 +59,8 @@ class RegisterConfig:
     systematic: tuple[float, float] = (0.02, 0.03)
     """Standard deviations of what the residuals cannot show, because the template itself is a little wrong: translation
     relative to the object's radius, and rotation in radians."""
+    tie_scale: float = 0.06
+    """Relative difference of costs over which the chance of a refined pose falls by e: templates err by about so much."""
     symmetry_tie: float = 1.10
     """A refined pose whose cost is within this factor of the best but turned by more than 20 degrees marks a symmetry."""
 
@@ -68,6 +79,8 @@ class PoseHypothesis:
     """[6, 6] of (translation, rotation vector), Gauss-Newton."""
     ambiguous: bool
     """True if a clearly different rotation explains the photos as well: a symmetric object or too few pixels."""
+    ranked: tuple[tuple[Array, float], ...] = ()
+    """The refined poses [4, 4], this one first, and the costs by which they were ranked: guessed sides count less there."""
 
     @property
     def gain(self) -> float:
@@ -95,11 +108,6 @@ def axis_rotations(axis: Array, count: int) -> Array:
     return se3_exp(xi)[:, :3, :3].numpy()
 
 
-def template_radius(template: Gaussians) -> float:
-    """Radius of the sphere around the template's origin that holds 98 % of its centres, scene units."""
-    return float(torch.quantile(template.means.norm(dim=1), 0.98)) if len(template) else 0.0
-
-
 @dataclass(frozen=True)
 class Sweep:
     """Start poses of one object at one instance and how well each explains the coarse crops."""
@@ -118,7 +126,7 @@ class Sweep:
 
 
 def sweep_template(
-    template: Gaussians,  # in the object's own frame, origin near its centre
+    model: Model,
     views: Sequence[ComparedView],
     instance: HullInstance,
     *,
@@ -134,25 +142,25 @@ def sweep_template(
         None if no view shows the instance well enough to compare.
     """
     config = config or RegisterConfig()
-    coarse = make_crops(views, instance, template_radius(template), config.coarse_px, config.cost.margin)
-    if not coarse or len(template) < 4:
+    coarse = make_crops(views, instance, model.radius, config.coarse_px, config.cost.margin)
+    if not coarse or len(model) < 4:
         return None
     # Medians meet, not origins: a handle moves the middle of the box but hardly the median.
-    middle = template.means.median(0).values
+    middle = model.seen.means.median(0).values
     rotations = _start_rotations(last_rotation, up, config, rng)
     starts = np.array([make_rigid(r, instance.centroid - r @ middle.double().numpy()) for r in rotations])
     with torch.no_grad():
         chunks = []
         for part in np.array_split(starts, max(1, len(starts) // 64)):
-            poses = centred_on_masks(template, torch.as_tensor(part, dtype=torch.float32), coarse, middle=middle, backend=backend)
-            chunks.append((poses, pose_costs(template, poses, coarse, config.cost, backend)))
+            poses = centred_on_masks(model, torch.as_tensor(part, dtype=torch.float32), coarse, middle=middle, backend=backend)
+            chunks.append((poses, pose_costs(model, poses, coarse, config.cost, backend)))
     starts = torch.cat([c[0] for c in chunks]).double().numpy()
     costs = torch.cat([c[1] for c in chunks]).double().numpy()
     return Sweep(starts, costs, empty_cost(coarse, config.cost))
 
 
 def register_template(
-    template: Gaussians,
+    model: Model,
     views: Sequence[ComparedView],
     instance: HullInstance,
     sweep: Sweep,
@@ -162,10 +170,10 @@ def register_template(
 ) -> PoseHypothesis:
     """Refine the best poses of a sweep: first several a little, then the best of them to the end."""
     config = config or RegisterConfig()
-    radius = template_radius(template)
+    radius = model.radius
 
     def refined(starts: Sequence[Array], crops: Sequence[Crop], steps: int) -> list[tuple[Array, float]]:
-        found = [_refine(template, start, crops, radius, steps, config, backend) for start in starts]
+        found = [_refine(model, start, crops, radius, steps, config, backend) for start in starts]
         return sorted(found, key=lambda item: item[1])
 
     picks = _spread_best(sweep.starts, sweep.costs, config.num_scouted)
@@ -175,21 +183,110 @@ def register_template(
     best = _spread_best(poses, np.array([cost for _, cost in scouted]), config.num_refined, apart_deg=10.0)
     fine = make_crops(views, instance, radius, config.fine_px, config.cost.margin)
     final = refined([poses[i] for i in best], fine, config.steps)
-    pose, cost = final[0]
+    return _hypothesis(model, final, fine, config, backend)
+
+
+def compare_turns(
+    model: Model,
+    views: Sequence[ComparedView],
+    instance: HullInstance,
+    found: PoseHypothesis,
+    *,
+    up: Array,  # [3] unit, world direction in which objects stand
+    config: RegisterConfig | None = None,
+    backend: str = "auto",
+) -> PoseHypothesis:
+    """The better of a pose and its best turns about the vertical and about the object's long axis."""
+    config = config or RegisterConfig()
+    radius = model.radius
+    scout = make_crops(views, instance, radius, config.scout_px, config.cost.margin)
+    fine = make_crops(views, instance, radius, config.fine_px, config.cost.margin)
+    turned = _best_turns(model, found.world_from_object, up, scout, config, backend)
+    scouted = sorted((_refine(model, t, scout, radius, config.scout_steps, config, backend) for t in turned), key=lambda r: r[1])
+    final = [_refine(model, pose, fine, radius, config.steps, config, backend) for pose, _ in scouted[:2]]
+    ranked = sorted([*found.ranked, *final], key=lambda r: r[1])
+    return _hypothesis(model, ranked, fine, config, backend)
+
+
+def _hypothesis(
+    model: Model, ranked: Sequence[tuple[Array, float]], fine: Sequence[Crop], config: RegisterConfig, backend: str,
+) -> PoseHypothesis:
+    """The best of some refined poses (best first); a clearly turned one that is nearly as good marks a symmetry."""
+    pose, cost = ranked[0]
     ambiguous = any(
-        c < cost * config.symmetry_tie and rotation_angle_deg(p[:3, :3].T @ pose[:3, :3]) > 20 for p, c in final[1:]
+        c < cost * config.symmetry_tie and rotation_angle_deg(p[:3, :3].T @ pose[:3, :3]) > 20 for p, c in ranked[1:]
     )
-    covariance = _covariance(template, pose, fine, config, backend)
-    return PoseHypothesis(pose, cost, empty_cost(fine, config.cost), covariance, ambiguous)
+    covariance = _covariance(model, pose, fine, config, backend) + _spread_of_ties(ranked, config)
+    # Whether the object is there at all must not be decided by sides that nobody saw being excused; nor does a bad guess
+    # speak against it.
+    strict, at = replace(config.cost, guess_discount=0.0), torch.as_tensor(pose, dtype=torch.float32)[None]
+    with torch.no_grad():
+        shown = min(float(pose_costs(m, at, fine, strict, backend)[0]) for m in (model, Model(model.seen)))
+    return PoseHypothesis(pose, shown, empty_cost(fine, strict), covariance, ambiguous, tuple(ranked))
+
+
+def _spread_of_ties(ranked: Sequence[tuple[Array, float]], config: RegisterConfig) -> Array:
+    """[6, 6] what other poses add to the covariance of the best: the chance of each falls off with its cost."""
+    pose, cost = ranked[0]
+    weights = [float(np.exp(-(c / max(cost, 1e-12) - 1) / config.tie_scale)) for _, c in ranked[1:]]
+    spread = np.zeros((6, 6))
+    for (other, _), weight in zip(ranked[1:], weights, strict=True):
+        off = np.concatenate([other[:3, 3] - pose[:3, 3], so3_log(other[:3, :3] @ pose[:3, :3].T)])
+        spread += weight / (1 + sum(weights)) * np.outer(off, off)
+    return spread
+
+
+def gain_in_place(
+    model: Model, pose: Array, views: Sequence[ComparedView], *, config: RegisterConfig | None = None, backend: str = "auto"
+) -> float | None:
+    """Share of the cost around an object that drawing it at a given pose [4, 4] explains; None if no view shows the place."""
+    config = config or RegisterConfig()
+    radius = model.radius
+    points = model.seen.means.double().numpy() @ pose[:3, :3].T + pose[:3, 3]
+    nowhere = tuple(np.zeros(v.mask.shape, bool) for v in views)
+    crops = make_crops(views, HullInstance(points, nowhere, len(views)), radius, config.fine_px, config.cost.margin)
+    if not crops:
+        return None
+    with torch.no_grad():
+        cost = float(pose_costs(model, torch.as_tensor(pose, dtype=torch.float32)[None], crops, config.cost, backend)[0])
+    return 1 - cost / max(empty_cost(crops, config.cost), 1e-12)
 
 
 def _start_rotations(last_rotation: Array, up: Array, config: RegisterConfig, rng: np.random.Generator) -> Array:
-    """[R, 3, 3]: turned about the vertical from the last orientation, plus orientations from all of SO(3)."""
-    half = config.num_rotations // 2
+    """[R, 3, 3]: turned about the vertical from the last orientation, the same tipped over, and orientations from all of SO(3)."""
+    falls, yaws = config.tipped
+    side = np.cross(up, np.eye(3)[np.argmin(np.abs(up))])
+    axes = axis_rotations(up, falls) @ (side / np.linalg.norm(side))
+    tipped = [axis_rotations(up, yaws) @ _rotation(axis, np.pi / 2) @ last_rotation for axis in axes]
     return np.concatenate([
-        axis_rotations(up, half) @ last_rotation if half else np.zeros((0, 3, 3)),
-        random_rotations(config.num_rotations - half, rng),
+        axis_rotations(up, config.upright) @ last_rotation, *tipped, random_rotations(config.free_rotations, rng),
     ])
+
+
+def _rotation(axis: Array, angle: float) -> Array:
+    """[3, 3] rotation by an angle about a unit axis."""
+    return so3_exp(torch.as_tensor(axis * angle)).numpy()
+
+
+def _best_turns(
+    model: Model, pose: Array, up: Array, crops: Sequence[Crop], config: RegisterConfig, backend: str
+) -> list[Array]:
+    """The best turns of a pose about the vertical and about the object's own long axis, other than the pose itself."""
+    means = model.seen.means.double().numpy()
+    middle = np.median(means, axis=0)
+    long_axis = pose[:3, :3] @ np.linalg.svd(means - middle, full_matrices=False)[2][0]
+    axes = [up] if abs(float(long_axis @ up)) > 0.9 else [up, long_axis]
+    rotations = np.concatenate([axis_rotations(axis, config.turns) for axis in axes]) @ pose[:3, :3]
+    centre = pose[:3, :3] @ middle + pose[:3, 3]
+    starts = torch.as_tensor(np.array([make_rigid(r, centre - r @ middle) for r in rotations]), dtype=torch.float32)
+    with torch.no_grad():
+        at = centred_on_masks(model, starts, crops, middle=torch.as_tensor(middle, dtype=torch.float32), backend=backend, rounds=1)
+        # Centring helps turns whose outline differs; where the mask is cut off it harms.
+        both = torch.cat([at, starts])
+        costs = pose_costs(model, both, crops, config.cost, backend).double().numpy()
+    turned = both.double().numpy()
+    keep = [i for i in range(len(turned)) if rotation_angle_deg(turned[i, :3, :3].T @ pose[:3, :3]) > 12]
+    return [turned[keep][i] for i in _spread_best(turned[keep], costs[keep], config.num_turned, apart_deg=15.0)]
 
 
 def _spread_best(poses: Array, costs: Array, count: int, *, apart_deg: float = 20.0) -> list[int]:
@@ -212,7 +309,7 @@ def _apply_residual(pose: Tensor, xi: Tensor) -> Tensor:
 
 
 def _refine(
-    template: Gaussians, start: Array, crops: Sequence[Crop], radius: float, steps: int, config: RegisterConfig, backend: str
+    model: Model, start: Array, crops: Sequence[Crop], radius: float, steps: int, config: RegisterConfig, backend: str
 ) -> tuple[Array, float]:
     pose = torch.as_tensor(start, dtype=torch.float32)
     shift = torch.zeros(3, requires_grad=True)
@@ -224,7 +321,7 @@ def _refine(
     best, best_cost = pose, float("inf")
     for _ in range(steps):
         moved = _apply_residual(pose, torch.cat([shift, turn]))
-        cost = pose_costs(template, moved[None], crops, config.cost, backend)[0]
+        cost = pose_costs(model, moved[None], crops, config.cost, backend)[0]
         value = float(cost.detach())
         if value < best_cost:
             best, best_cost = moved.detach(), value
@@ -238,13 +335,13 @@ def _refine(
 
 
 def _covariance(
-    template: Gaussians, pose: Array, crops: Sequence[Crop], config: RegisterConfig, backend: str
+    model: Model, pose: Array, crops: Sequence[Crop], config: RegisterConfig, backend: str
 ) -> Array:
     """[6, 6] inverse Gauss-Newton Hessian from numeric differences of the composed images, scaled by the residual variance.
 
     The template's own error is added.
     """
-    radius = max(template_radius(template), 1e-9)
+    radius = max(model.radius, 1e-9)
     steps = np.array([0.01 * radius] * 3 + [0.01] * 3)
     base = torch.as_tensor(pose, dtype=torch.float32)
     variants = [base]
@@ -257,7 +354,7 @@ def _covariance(
         for crop in crops:
             size = crop.photo.shape[0]
             cameras = Cameras(crop.K.expand(7, 3, 3), crop.cam_from_world @ torch.stack(variants), size, size)
-            out = render(template, cameras, backend=backend)  # type: ignore[arg-type]
+            out = render(model.gaussians, cameras, backend=backend)  # type: ignore[arg-type]
             lit = (out.rgb @ crop.light[:, :3].T + out.alpha * crop.light[:, 3]) * crop.gain
             shown = (lit + (1 - out.alpha) * crop.shown) * crop.weight[..., None]
             photo = (crop.photo * crop.weight[..., None]).reshape(-1)

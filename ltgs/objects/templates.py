@@ -27,6 +27,12 @@ class BuildConfig:
 
     max_seeds: int = 4000
     """At most this many Gaussians per new object before refinement."""
+    voxels: int = 32
+    """Cells along the diagonal of a new object's hull, one seed each."""
+    grow_gap: float = 2.0
+    """Cells away from a known template's Gaussians from which the hull shows a side of it that was not known."""
+    grow_slack: float = 0.1
+    """How far outside the object's box such a side may lie, relative to its longest side."""
     seed_opacity: float = 0.5
     """Starting opacity of a seed."""
     surface_step: int = 2
@@ -86,28 +92,83 @@ def build_template(
         Gaussians in the object's frame (colours in the first visit's light), and world_from_object.
     """
     config = config or BuildConfig()
+    # The whole hull, not its shell: seen from few sides it is long, and its front lies before the object.
+    points, colours, voxel = _hull_samples(instance, views, config, rng, surface_only=False)
+    seeds = _seed_gaussians(points, colours, np.full(len(points), 0.6 * voxel), config.seed_opacity, sh_degree)
+    world_from_object = object_frame(instance.points)
+    return seeds.transformed(torch.as_tensor(np.linalg.inv(world_from_object), dtype=torch.float32)), world_from_object
+
+
+def grow_template(
+    template: Gaussians,
+    world_from_object: Array,  # [4, 4]
+    instance: HullInstance,
+    views: Sequence[ComparedView],
+    *,
+    extent: Gaussians,
+    config: BuildConfig | None = None,
+    rng: np.random.Generator,
+) -> Gaussians:
+    """A template with seeds where this visit's photos show sides of it that no earlier photo saw.
+
+    Args:
+        extent: the object as far as it may reach, in its own frame, for instance with its guessed back.
+
+    Returns:
+        the template, the seeds appended, in the object's frame.
+    """
+    config = config or BuildConfig()
+    points, colours, voxel = _hull_samples(instance, views, config, rng, surface_only=True)
+    solid = template.means[template.opacities > 0.1].double().numpy()
+    local = (points - world_from_object[:3, 3]) @ world_from_object[:3, :3]
+    if len(solid) == 0 or len(local) == 0:
+        return template
+    fresh = cKDTree(solid).query(local)[0] > config.grow_gap * voxel
+    # What lies outside of the object's box is the hull's excess rather than a new side.
+    whole = extent.means.double().numpy()
+    low, high = np.quantile(whole, 0.01, axis=0), np.quantile(whole, 0.99, axis=0)
+    slack = config.grow_slack * (high - low).max()
+    fresh &= ((local > low - slack) & (local < high + slack)).all(1)
+    if not fresh.any():
+        return template
+    seeds = _seed_gaussians(
+        local[fresh], colours[fresh], np.full(int(fresh.sum()), 0.6 * voxel), config.seed_opacity, template.sh_degree
+    )
+    return Gaussians.concatenate([template, seeds])
+
+
+def _hull_samples(
+    instance: HullInstance, views: Sequence[ComparedView], config: BuildConfig, rng: np.random.Generator, *, surface_only: bool
+) -> tuple[Array, Array, float]:
+    """The hull, or its surface as the photos see it: points [M, 3], colours in the first visit's light [M, 3], spacing."""
     points = instance.points
     size = np.linalg.norm(np.quantile(points, 0.98, axis=0) - np.quantile(points, 0.02, axis=0))
-    voxel = max(size / 24, 1e-9)
+    voxel = max(float(size) / config.voxels, 1e-9)
     _, first = np.unique(np.floor(points / voxel).astype(np.int64), axis=0, return_index=True)
     points = points[np.sort(first)]
-    if len(points) > config.max_seeds:
-        points = points[np.sort(rng.choice(len(points), config.max_seeds, replace=False))]
-    colour_sum, weight_sum = np.zeros((len(points), 3)), np.zeros(len(points))
+    colour_sum, weight_sum, front_in = np.zeros((len(points), 3)), np.zeros(len(points)), np.zeros(len(points), bool)
     for view, mask in zip(views, instance.pixels, strict=True):
         uv, depth = project(view.camera, points)
-        columns = np.clip(uv[:, 0], 0, view.camera.width - 1).astype(int)
-        rows = np.clip(uv[:, 1], 0, view.camera.height - 1).astype(int)
+        shown = in_image(view.camera, uv, depth)
+        if not shown.any():
+            continue
+        columns, rows, depth = uv[shown, 0].astype(int), uv[shown, 1].astype(int), depth[shown]
         front = np.full(mask.shape, np.inf)
         np.minimum.at(front, (rows, columns), depth)
-        near = depth <= cv2.erode(front, np.ones((3, 3))).astype(float)[rows, columns] + 1.5 * voxel
-        weight = np.where(near, 1.0, 0.05) * np.where(mask[rows, columns], 1.0, 0.02)
-        colour_sum += weight[:, None] * unlight(view, view.photo[rows, columns].astype(float), rows, columns)
-        weight_sum += weight
+        # The samples are sparse; the nearest one around a pixel hides what is behind it.
+        spacing_px = voxel * view.camera.K[0, 0] / float(np.median(depth))
+        reach = 2 * int(np.clip(0.5 * spacing_px, 1, 0.02 * max(mask.shape))) + 1
+        near = depth <= cv2.erode(front, np.ones((reach, reach))).astype(float)[rows, columns] + 1.5 * voxel
+        inside = mask[rows, columns]
+        front_in[shown] |= near & inside
+        weight = np.where(near, 1.0, 0.05) * np.where(inside, 1.0, 0.02)
+        colour_sum[shown] += weight[:, None] * unlight(view, view.photo[rows, columns].astype(float), rows, columns)
+        weight_sum[shown] += weight
     colours = colour_sum / np.maximum(weight_sum, 1e-9)[:, None]
-    seeds = _seed_gaussians(points, colours, np.full(len(points), 0.6 * voxel), config.seed_opacity, sh_degree)
-    world_from_object = object_frame(points)
-    return seeds.transformed(torch.as_tensor(np.linalg.inv(world_from_object), dtype=torch.float32)), world_from_object
+    index = np.flatnonzero(front_in) if surface_only and front_in.sum() >= 8 else np.flatnonzero(weight_sum > 0)
+    if len(index) > config.max_seeds:
+        index = np.sort(rng.choice(index, config.max_seeds, replace=False))
+    return points[index], colours[index], voxel
 
 
 def revealed_surface(

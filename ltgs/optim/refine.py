@@ -31,8 +31,10 @@ class RefineConfig:
     """Refinement after an update."""
 
     steps: int = 160
-    """Optimisation steps per touched item; with replay every second one uses a photo of the first visit."""
-    max_steps: int = 1600
+    """Optimisation steps per item that was known before; with replay every second one uses a photo of the first visit."""
+    steps_new: int = 400
+    """Optimisation steps per item that this visit's photos built: it starts from a coarse hull."""
+    max_steps: int = 2400
     """Most steps of one visit."""
     margin: float = 0.6
     """Border of the picture crop around an item, relative to its radius in the image."""
@@ -73,10 +75,15 @@ class RefineItem:
     """[4, 4] world_from_object at this visit."""
     pose_first: Array | None
     """[4, 4] at the first visit, None if it was not there: then the first visit's photos say nothing about it."""
-    is_new: bool
-    """Built from this visit's photos."""
+    num_known: int
+    """How many of the first Gaussians come from earlier visits; the others were seeded by this visit's photos."""
     free_pose: bool
     """Refine the pose of this visit."""
+
+    @property
+    def is_new(self) -> bool:
+        """Built from this visit's photos alone."""
+        return self.num_known == 0
 
 
 class _Movable:
@@ -87,11 +94,10 @@ class _Movable:
         self.radius = max(float(item.gaussians.means.norm(dim=1).quantile(0.98)), 1e-9) if len(item.gaussians) else 1e-9
         if not item.free_pose and len(item.gaussians):
             self.radius = max(float((item.gaussians.means - item.gaussians.means.mean(0)).norm(dim=1).quantile(0.9)), 1e-9)
-        factor = 1.0 if item.is_new else config.known_factor
+        self.known_factor = config.known_factor
         self.optimizer = GaussianOptimizer(item.gaussians, {
-            "means": config.lr_means * self.radius * factor, "quats": config.lr_quats * factor,
-            "log_scales": config.lr_log_scales * factor, "opacity_logits": config.lr_opacity * factor,
-            "sh_dc": config.lr_colour * factor, "sh_rest": config.lr_colour * factor / 20,
+            "means": config.lr_means * self.radius, "quats": config.lr_quats, "log_scales": config.lr_log_scales,
+            "opacity_logits": config.lr_opacity, "sh_dc": config.lr_colour, "sh_rest": config.lr_colour / 20,
         })
         self.turn = torch.zeros(3, requires_grad=item.free_pose)
         self.shift = torch.zeros(3, requires_grad=item.free_pose)
@@ -112,11 +118,18 @@ class _Movable:
 
     def pull(self, config: RefineConfig) -> Tensor:
         """Cost of being opaque and large, so that what the photos do not ask for fades."""
-        g = self.optimizer.gaussians()
+        g = self.optimizer.gaussians()[self.item.num_known :]
+        if len(g) == 0:
+            return torch.zeros(())
         return config.opacity_pull * g.opacities.mean() + 0.1 * config.scale_pull * g.scales.mean() / self.radius
 
     def step(self) -> None:
+        known = slice(0, self.item.num_known)
+        before = {k: p.detach()[known].clone() for k, p in self.optimizer.params.items()} if self.item.num_known else {}
         self.optimizer.adam.step()
+        for name, rows in before.items():
+            # Adam ignores the scale of gradients, so that a smaller rate for some rows is a shorter step.
+            self.optimizer.params[name].data[known].lerp_(rows, 1 - self.known_factor)
         self.optimizer.adam.zero_grad(set_to_none=True)
         if self.pose_adam is not None:
             self.pose_adam.step()
@@ -124,8 +137,9 @@ class _Movable:
 
     def result(self, config: RefineConfig) -> RefineItem:
         gaussians = self.optimizer.gaussians().detach()
-        if self.item.is_new:
-            gaussians = gaussians[gaussians.opacities > config.dead_opacity]
+        alive = gaussians.opacities > config.dead_opacity
+        alive[: self.item.num_known] = True
+        gaussians = gaussians[alive]
         return replace(self.item, gaussians=gaussians, pose_now=self.pose().detach().double().numpy())
 
 
@@ -176,17 +190,19 @@ def refine_visit(
     turns = [i for i, own in enumerate(now) if own]
     old = [m for m in movables if m.item.pose_first is not None]
     generator = torch.Generator().manual_seed(seed)
-    total = min(config.steps * len(turns), config.max_steps)
-    for step in range(total):
-        i = turns[step % len(turns)]
-        back = bool(first[i]) and (step // len(turns)) % 2 == 1
+    schedule = _schedule([movables[i].item for i in turns], config)
+    total, rounds = len(schedule), [0] * len(movables)
+    for step, turn in enumerate(schedule):
+        i = turns[turn]
+        back = bool(first[i]) and rounds[i] % 2 == 1
+        rounds[i] += 1
         targets = first[i] if back else now[i]
         target = targets[int(torch.randint(len(targets), (1,), generator=generator))]
         others = [m for m in (old if back else movables) if m is not movables[i]]
         with torch.no_grad():
             parts = [m.placed(first=back) for m in others]
         loss = _crop_loss(target, [*parts, movables[i].placed(first=back)], config, backend)
-        if not back and movables[i].item.is_new:
+        if not back:
             loss = loss + movables[i].pull(config)
         if loss.requires_grad:
             loss.backward()
@@ -194,6 +210,20 @@ def refine_visit(
         if step % 40 == 0:
             progress(ProgressEvent("refine", step, total, figures={"loss": float(loss.detach())}))
     return [m.result(config) for m in movables]
+
+
+def _schedule(items: Sequence[RefineItem], config: RefineConfig) -> list[int]:
+    """Which item each step is for: all in turn, until each has had its share of steps."""
+    wanted = [config.steps_new if item.is_new else config.steps for item in items]
+    factor = min(1.0, config.max_steps / max(sum(wanted), 1))
+    left = [max(1, round(w * factor)) for w in wanted]
+    order: list[int] = []
+    while any(left):
+        for i, rest in enumerate(left):
+            if rest:
+                order.append(i)
+                left[i] -= 1
+    return order
 
 
 def _visit_targets(

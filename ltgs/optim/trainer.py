@@ -1,4 +1,4 @@
-"""Training of the first visit: photos with poses and sparse points in, Gaussians with per-photo exposure out."""
+"""Training: photos with poses and sparse points (or Gaussians to go on from) in, Gaussians with per-photo exposure out."""
 
 from __future__ import annotations
 
@@ -77,12 +77,25 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A trained first visit."""
+    """Trained Gaussians."""
 
     gaussians: Gaussians
+    """Without the frozen ones."""
     exposures: Array
-    """[P, 3, 4] colour affine per photo, render to photo; their mean is close to the identity."""
+    """[P, 3, 4] colour affine per photo, render to photo; their mean is close to the identity unless a part was frozen."""
     figures: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Gaussians to go on from, instead of sparse points; all their bands are on from the first step."""
+
+    gaussians: Gaussians
+    """Trained further, and grown to the cap."""
+    frozen: Gaussians | None = None
+    """Drawn with them and never changed. Its colours are the reference, so a shift that all photos share is kept as exposure."""
+    exposures: Array | None = None
+    """[P, 3, 4] first guess of the photos' colour affines; None = identity."""
 
 
 CheckpointSink = Callable[[int, dict[str, Tensor]], None]
@@ -100,22 +113,26 @@ def train(
     progress: Progress = silent,
     save_checkpoint: CheckpointSink | None = None,
     resume_from: Mapping[str, Tensor] | None = None,
+    warm: WarmStart | None = None,
 ) -> TrainResult:
-    """Fit Gaussians to one visit's photos.
+    """Fit Gaussians to photos.
 
     Args:
         extent: radius of the cameras, scene units; learning rates and penalties are relative to it.
         save_checkpoint: called with the step and a flat dict of tensors that `resume_from` accepts for an exact resume.
+        warm: Gaussians to go on from; the points are not used then, and a checkpoint needs the same `warm` again.
 
     Raises:
         ConvergenceError: the loss or a parameter became non-finite.
-        ValueError: no photos.
+        ValueError: no photos, or nothing to go on from.
     """
     if not photos:
         raise ValueError("train needs at least one photo.")
-    trainer = _Trainer(photos, extent, config, seed, backend)
+    trainer = _Trainer(photos, extent, config, seed, backend, warm)
     if resume_from is not None:
         trainer.load(dict(resume_from))
+    elif warm is not None:
+        trainer.go_on(warm)
     else:
         trainer.start(points_xyz, points_rgb)
     while trainer.step < config.steps:
@@ -134,9 +151,12 @@ class _Trainer:
     """State of one training run; everything random comes from one generator so that a run can be repeated or resumed."""
 
     def __init__(
-        self, photos: Sequence[TrainingPhoto], extent: float, config: TrainConfig, seed: int, backend: str
+        self, photos: Sequence[TrainingPhoto], extent: float, config: TrainConfig, seed: int, backend: str,
+        warm: WarmStart | None = None,
     ) -> None:
         self.photos, self.extent, self.config, self.backend = photos, extent, config, backend
+        self.is_warm = warm is not None
+        self.frozen = warm.frozen.detach() if warm is not None and warm.frozen is not None else None
         self.generator = torch.Generator().manual_seed(seed)
         self.rng = np.random.default_rng(seed)
         self.step = 0
@@ -152,6 +172,15 @@ class _Trainer:
             self.photos, points_xyz, points_rgb, cap=c.cap, sh_degree=c.sh_degree, config=c.init, rng=self.rng
         )
         self._adopt(first)
+
+    def go_on(self, warm: WarmStart) -> None:
+        """Start from Gaussians instead of points."""
+        if len(warm.gaussians) == 0:
+            raise ValueError("train needs at least one Gaussian to go on from.")
+        self._adopt(warm.gaussians.detach())
+        if warm.exposures is not None:
+            with torch.no_grad():
+                self.exposures.copy_(torch.as_tensor(warm.exposures, dtype=torch.float32))
 
     def _adopt(self, gaussians: Gaussians) -> None:
         c = self.config
@@ -183,12 +212,14 @@ class _Trainer:
         rate = c.lr_means * self.extent * 0.01 ** (self.step / c.steps)
         self.optimizer.set_learning_rate("means", rate)
         gaussians = self.optimizer.gaussians()
+        drawn = gaussians if self.frozen is None else Gaussians.concatenate([gaussians, self.frozen])
         background = torch.rand(3, generator=self.generator) if c.random_background else None
         growing = self.step < c.growth.stop_share * c.steps
-        probe = torch.zeros(len(gaussians), 1, requires_grad=True) if growing and self.step % 2 == 0 else None
+        probe = torch.zeros(len(drawn), 1, requires_grad=True) if growing and self.step % 2 == 0 else None
+        degree = drawn.sh_degree if self.is_warm else min(c.sh_degree, self.step // c.sh_every)
         out = render(
-            gaussians, camera, backend=self.backend, background=background, features=probe,  # type: ignore[arg-type]
-            sh_degree=min(c.sh_degree, self.step // c.sh_every), with_depth=False,
+            drawn, camera, backend=self.backend, background=background, features=probe,  # type: ignore[arg-type]
+            sh_degree=degree, with_depth=False,
         )
         exposure = self.exposures[index]
         shown = out.rgb[0] @ exposure[:, :3].T + exposure[:, 3]
@@ -210,7 +241,7 @@ class _Trainer:
             )
         self.losses.append(value)
         if probe is not None and probe.grad is not None:
-            self.error += probe.grad[:, 0]
+            self.error += probe.grad[: len(gaussians), 0]
         self._apply(rate)
 
     def _apply(self, rate: float) -> None:
@@ -219,9 +250,10 @@ class _Trainer:
         self.optimizer.adam.zero_grad(set_to_none=True)
         self.exposure_adam.step()
         self.exposure_adam.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            # Only differences between photos are exposure; a common shift belongs to the scene's colours.
-            self.exposures -= self.exposures.mean(0) - torch.eye(3, 4)
+        if self.frozen is None:
+            with torch.no_grad():
+                # Only differences between photos are exposure; a common shift belongs to the scene's colours.
+                self.exposures -= self.exposures.mean(0) - torch.eye(3, 4)
         if c.noise_strength > 0:
             add_position_noise(self.optimizer.params, rate, strength=c.noise_strength, generator=self.generator)
         self.step += 1

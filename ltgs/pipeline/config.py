@@ -81,7 +81,16 @@ def load_config(preset: str, *, overrides: Mapping[str, Any] | None = None, file
     config = dataclasses.replace(config, preset=preset)
     if file is not None:
         config = apply_overrides(config, read_overrides(file), where=str(file))
-    for key, value in (overrides or {}).items():
+    return override(config, overrides or {})
+
+
+def override(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """A copy with single settings replaced, dotted path to value, e.g. {"train.steps": 500}.
+
+    Raises:
+        UsageError: unknown key or wrong type.
+    """
+    for key, value in settings.items():
         nested: Any = value
         for part in reversed(key.split(".")):
             nested = {part: nested}

@@ -19,6 +19,7 @@ REQUIRED = (
 )
 OPTIONAL = {
     "viser": "ltgs view", "pillow-heif": "HEIC photos", "gsplat": "rendering on CUDA",
+    "transformers": "DINOv2, SAM 2, Depth Anything V2; only with weights of your own",
     "open3d-cpu": "mesh tools", "open3d": "mesh tools",
 }
 LOW_DISK_GB = 2.0

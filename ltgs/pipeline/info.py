@@ -56,9 +56,9 @@ def visit_title(visit: VisitRecord) -> str:
     return visit.name if not day or day == visit.name else f"{visit.name} ({day})"
 
 
-def describe_event(event: Event, visit: VisitRecord, metres_per_unit: float | None = None) -> str:
-    """One event in words: "2024-02-11: object 3 moved 0.42 units, turned 47 deg"."""
-    words = f"{_day(visit)}: object {event.object_id} {event.kind}"
+def describe_event(event: Event, visit: VisitRecord, metres_per_unit: float | None = None, *, name: str = "") -> str:
+    """One event in words: "2024-02-11: object 3 (red box) moved 0.42 units, turned 47 deg"."""
+    words = f"{_day(visit)}: object {event.object_id}{f' ({name})' if name else ''} {event.kind}"
     if event.kind in ("moved", "returned"):
         length = f"{event.translation:.3g} units" if metres_per_unit is None else f"{event.translation * metres_per_unit:.3g} m"
         words += f" {length}" if event.kind == "moved" else f", {length} from where it was"
@@ -66,6 +66,13 @@ def describe_event(event: Event, visit: VisitRecord, metres_per_unit: float | No
     if event.uncertain:
         words += " (uncertain)"
     return words + (f"; {event.note}" if event.note else "")
+
+
+def event_in_words(event: Event, scene: Scene) -> str:
+    """`describe_event` with the object's name and the scene's scale."""
+    template = scene.chronology.templates.get(event.object_id)
+    name = template.name if template is not None else ""
+    return describe_event(event, scene.visits[event.time], scene.chronology.metres_per_unit, name=name)
 
 
 def _day(visit: VisitRecord) -> str:
@@ -77,7 +84,7 @@ def event_lines(scene: Scene) -> list[str]:
     lines = []
     for visit in scene.visits[1:]:
         events = [e for e in scene.chronology.events if e.time == visit.timestep]
-        lines += [describe_event(e, visit, scene.chronology.metres_per_unit) for e in events]
+        lines += [event_in_words(e, scene) for e in events]
         light = scene.chronology.appearance[visit.timestep]
         if light.changed:
             lines.append(f"{_day(visit)}: light changed ({light.exposure_ev:+.2f} EV against the first visit)")
@@ -108,8 +115,8 @@ def scene_info(store: SceneStore, scene: Scene) -> dict[str, Any]:
         "cameras": cameras,
         "objects": [
             {
-                "id": k, "kind": template.kind, "num_gaussians": len(template.gaussians), "created_at": template.created_at,
-                "track": _track_entries(chronology.tracks[k]),
+                "id": k, "kind": template.kind, "name": template.name, "num_gaussians": len(template.gaussians),
+                "created_at": template.created_at, "track": _track_entries(chronology.tracks[k]),
             }
             for k, template in sorted(chronology.templates.items())
         ],
@@ -117,9 +124,13 @@ def scene_info(store: SceneStore, scene: Scene) -> dict[str, Any]:
             {
                 "time": e.time, "kind": e.kind, "object": e.object_id, "translation": e.translation,
                 "rotation_deg": e.rotation_deg, "uncertain": e.uncertain, "note": e.note,
-                "words": describe_event(e, scene.visits[e.time], chronology.metres_per_unit),
+                "words": event_in_words(e, scene),
             }
             for e in chronology.events
+        ],
+        "edits": [
+            {"operation": e.operation, "arguments": dict(e.arguments), "made_at": e.made_at.isoformat(), "words": e.words()}
+            for e in scene.edits
         ],
         "storage": {str(t): size for t, size in store.storage_by_time().items()},
         "timing": timing,
@@ -165,7 +176,7 @@ def _track_entries(track: ObjectTrack) -> list[dict[str, Any]]:
         {
             "time": t, "presence": Presence(int(track.presence[t])).name.lower(),
             "world_from_object": _matrix(track.world_from_object[t]), "covariance": _matrix(track.pose_covariance[t]),
-            "registration_error": _finite(float(track.registration_error[t])),
+            "registration_error": _finite(float(track.registration_error[t])), "pinned": t in track.pinned,
         }
         for t in range(track.num_times)
     ]

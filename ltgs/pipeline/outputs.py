@@ -100,7 +100,7 @@ def _images(state: SceneState, camera: Camera, kinds: Sequence[str], backend: st
     stacked = stack_cameras([camera])
     out: dict[str, NDArray] = {}
     with torch.no_grad():
-        shown = render(state.gaussians, stacked, backend=backend, with_depth="depth" in kinds)  # type: ignore[arg-type]
+        shown = render(state.lit(), stacked, backend=backend, with_depth="depth" in kinds)  # type: ignore[arg-type]
         alpha = shown.alpha[0, ..., 0]
         if "rgb" in kinds:
             rgb = state.appearance.apply(shown.rgb[0]).clamp(0, 1)
@@ -159,7 +159,7 @@ def export_gaussians(chronology: Chronology, time: int, form: str, path: Path) -
     if form not in writers:
         raise UsageError(f"--format {form}: choose ply or splat.")
     state = chronology.state_at(time)
-    gaussians = lit_gaussians(state.gaussians, state.appearance)
+    gaussians = lit_gaussians(state.lit(), state.appearance)
     with explained("create", path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     writers[form](path, gaussians)

@@ -7,14 +7,16 @@ import logging
 import resource
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ltgs.change.learned import check_learned
 from ltgs.core.captures import Capture
 from ltgs.core.chronology import Chronology
 from ltgs.core.progress import Progress, ProgressEvent, silent
@@ -28,7 +30,8 @@ from ltgs.optim.residual import expected_residual
 from ltgs.pipeline import stages
 from ltgs.pipeline.cameras import assign_cameras, check_some, given_cameras
 from ltgs.pipeline.checkpoint import fingerprint
-from ltgs.pipeline.config import RunConfig, from_plain, to_plain
+from ltgs.pipeline.config import RunConfig, from_plain, override, to_plain
+from ltgs.pipeline.insert import before_time, insert_position, insert_visit
 from ltgs.pipeline.interrupt import StopSignal, stop_signal
 from ltgs.pipeline.run_state import RunState
 from ltgs.pipeline.update import update_visit
@@ -95,14 +98,17 @@ def reconstruct(job: Job, *, progress: Progress = silent) -> RunOutcome:
 
 def add_visit(
     scene: Path, folder: Path, *, captured_at: datetime | None = None, cameras: Path | None = None,
-    backend: str | None = None, progress: Progress = silent,
+    backend: str | None = None, settings: Mapping[str, Any] | None = None, progress: Progress = silent,
 ) -> RunOutcome:
-    """Append one visit to a stored scene with the configuration the scene was made with.
+    """Add one visit to a stored scene with the configuration the scene was made with.
 
-    Repeating the call after it was killed, or after it succeeded, is safe.
+    A visit dated between stored ones is inserted there. Repeating the call after it was killed, or after it succeeded, is safe.
+
+    Args:
+        settings: dotted path to value, for this visit only, e.g. {"update.learned.dino": "/models/dinov2-small"}.
 
     Raises:
-        UsageError: the visit is earlier than the last stored one, or another visit of this name is stored.
+        UsageError: the visit is earlier than the first stored one, or another visit of this name is stored.
         InputError: the scene or the photos cannot be used.
     """
     store = SceneStore.open(scene)
@@ -111,6 +117,7 @@ def add_visit(
     if dropped:
         message = f"the scene was made by another version; settings it no longer has: {', '.join(dropped)}"
         progress(ProgressEvent("update", message=message, level="warning"))
+    config = override(config, settings or {})
     if backend is not None:
         config = dataclasses.replace(config, backend=backend)
     name, reason = pick_backend(config.backend)
@@ -125,8 +132,8 @@ def add_visit(
             run.check_same(current.visits[known[0]], capture)
             progress(ProgressEvent("update", message=f"{capture.name} is stored already as time {known[0]}; nothing to do"))
             return run.outcome(reason, "")
-        _check_later(current, capture)
-        run.visit(dataclasses.replace(capture, timestep=len(current.visits)))
+        time = insert_position(current, capture.captured_at, capture.name)
+        run.visit(dataclasses.replace(capture, timestep=time), insert=time < len(current.visits))
         return run.outcome(reason, "")
 
 
@@ -137,17 +144,22 @@ class _Run:
         self, store: SceneStore, config: RunConfig, cameras: Sequence[PosedPhoto] | None, cameras_path: Path | None,
         backend: str, progress: Progress, stop: StopSignal, facts: dict[str, str],
     ) -> None:
+        check_learned(config.update.learned)
         self.store, self.config, self.cameras, self.cameras_path = store, config, cameras, cameras_path
         self.backend, self.progress, self.stop, self.facts = backend, progress, stop, facts
         self.scene = store.load() if store.generation > 0 else None
         self.committed: list[int] = []
         self.seconds: dict[str, float] = {}
 
-    def visit(self, capture: Capture) -> None:
-        """Process and commit one visit, or check that it is stored already."""
-        t = capture.timestep
-        if self.scene is not None and t < len(self.scene.visits):
-            self.check_same(self.scene.visits[t], capture)
+    def visit(self, capture: Capture, *, insert: bool = False) -> None:
+        """Process and commit one visit, or check that it is stored already.
+
+        Args:
+            insert: it comes before the visit stored at its time, which moves on.
+        """
+        t, whole = capture.timestep, self.scene
+        if whole is not None and t < len(whole.visits) and not insert:
+            self.check_same(whole.visits[t], capture)
             self.progress(ProgressEvent("resume", message=f"time {t} ({_title(capture)}) is stored already"))
             return
         watch = stages.Stopwatch()
@@ -160,8 +172,8 @@ class _Run:
             if t == 0:
                 assert self.cameras_path is not None
                 check_some(given, self.cameras, found.photos, self.cameras_path)
-        scene = self._first(found, given, watch) if t == 0 else self._later(found, given, watch)
-        self._commit(scene, watch, f"time {t}: {_title(capture)}")
+        scene = self._first(found, given, watch) if whole is None else self._later(whole, found, given, watch, insert=insert)
+        self._commit(scene, watch, t, f"time {t}: {_title(capture)}")
 
     def check_same(self, stored: VisitRecord, capture: Capture) -> None:
         """A resumed run must see the photos it saw before.
@@ -215,9 +227,15 @@ class _Run:
             config={"run": to_plain(config), "cameras": "estimated" if given is None else "given", **self.facts},
         )
 
-    def _later(self, found: stages.VisitInput, given: dict[str, PosedPhoto] | None, watch: stages.Stopwatch) -> Scene:
-        assert self.scene is not None
-        scene, t = self.scene, found.capture.timestep
+    def _later(
+        self, whole: Scene, found: stages.VisitInput, given: dict[str, PosedPhoto] | None, watch: stages.Stopwatch, *,
+        insert: bool = False,
+    ) -> Scene:
+        t = found.capture.timestep
+        scene = before_time(whole, t) if insert else whole
+        if insert:
+            message = f"{_title(found.capture)} lies before {whole.visits[t].name}: it becomes time {t}, later times move on"
+            self.progress(ProgressEvent("update", message=message))
         with watch.stage("poses"):
             base = LocalizationMap.from_tensors(scene.side_data["localization_map"])
             last_seen = scene.chronology.state_at(t - 1).gaussians.detach()
@@ -241,12 +259,20 @@ class _Run:
         if heldout:
             shown = update.chronology.state_at(t)
             quality["heldout_psnr"] = stages.mean_psnr(
-                shown.gaussians, heldout, backend=self.backend, appearance=shown.appearance
+                shown.lit(), heldout, backend=self.backend, appearance=shown.appearance
             )
         records = _with_exposures(records, update.exposures)
         method = {"poses": poses.method, "rasteriser": self.backend, **update.method}
         visit = self._record(found.capture, records, method, watch, quality, tuple(update.undecided))
-        return dataclasses.replace(scene, chronology=update.chronology, visits=(*scene.visits, visit))
+        visit = dataclasses.replace(visit, decisions=update.decisions)
+        updated = dataclasses.replace(scene, chronology=update.chronology, visits=(*scene.visits, visit))
+        if not insert:
+            return updated
+        with watch.stage("insert"):
+            joined, remarks = insert_visit(whole, updated, t, update=self.config.update, backend=self.backend)
+        for remark in remarks:
+            self.progress(ProgressEvent("insert", message=remark))
+        return joined
 
     def _record(
         self, capture: Capture, records: Sequence[PhotoRecord], method: dict[str, str], watch: stages.Stopwatch,
@@ -261,10 +287,9 @@ class _Run:
             if not record.localised:
                 self.progress(ProgressEvent("poses", message=f"{record.name} was not placed: {record.reason}", level="warning"))
 
-    def _commit(self, scene: Scene, watch: stages.Stopwatch, message: str) -> None:
+    def _commit(self, scene: Scene, watch: stages.Stopwatch, t: int, message: str) -> None:
         self.store.commit(scene, message=message)
         self.scene = scene
-        t = len(scene.visits) - 1
         self.committed.append(t)
         for stage, seconds in watch.seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
@@ -320,18 +345,6 @@ def _with_exposures(records: Sequence[PhotoRecord], exposures: NDArray[np.float6
     """Fitted colour affines belong to the photos that were trained on, in their order."""
     rest = iter(exposures)
     return [dataclasses.replace(r, exposure=next(rest)) if r.localised and not r.holdout else r for r in records]
-
-
-def _check_later(scene: Scene, capture: Capture) -> None:
-    last = max((v.captured_at for v in scene.visits if v.captured_at is not None), default=None)
-    if last is None or capture.captured_at is None:
-        return
-    # A date without a time of day counts as that day's midnight; zone offsets do not decide the order of visits.
-    if capture.captured_at.replace(tzinfo=None) < last.replace(tzinfo=None):
-        raise UsageError(
-            f"{capture.name} is dated {capture.captured_at.date()}, before the last stored visit ({last.date()}). This version "
-            "only appends visits. Reconstruct anew with all visits in order, or correct the date with --time."
-        )
 
 
 def _cameras_key(cameras: Sequence[PosedPhoto]) -> str:

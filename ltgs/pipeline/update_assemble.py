@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ltgs.core.cameras import Camera
 from ltgs.core.chronology import Appearance, Chronology, Event, ObjectTrack, Presence, Template
+from ltgs.core.decisions import DecisionRecorder
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match
 from ltgs.objects.hull import HullInstance
-from ltgs.objects.templates import BuildConfig, build_template, revealed_surface
+from ltgs.objects.templates import BuildConfig, build_template, grow_template, revealed_surface
 from ltgs.optim.refine import RefineItem
 from ltgs.pipeline.update_parts import KnownObject, motion_event
 
@@ -33,6 +35,8 @@ class Decisions:
     """Captures against what is still in its place."""
     holes: Sequence[NDArray[np.bool_]]
     """Per view [H, W]: what departed objects left open."""
+    record: DecisionRecorder | None = None
+    """Is told the ids of new objects."""
 
 
 def assemble(
@@ -53,15 +57,16 @@ class _Assembly:
         self.lifted = [old.lifted]
         self.events: list[Event] = []
         self.items: list[RefineItem] = []
+        self.cut: dict[int, list[Tensor]] = {}
 
     def run(self, light: Appearance) -> tuple[Chronology, list[RefineItem]]:
         self._carry_on(self._lift())
         for instance in self.decisions.new:
             self._add_new(instance)
         self._add_surface()
-        chronology = Chronology(
-            self.old.background, torch.cat(self.lifted).unique(), self.templates, self.tracks,
-            (*self.old.appearance, light), (*self.old.events, *self.events), self.old.metres_per_unit,
+        chronology = replace(
+            self.old, lifted=torch.cat(self.lifted).unique(), templates=self.templates, tracks=self.tracks,
+            appearance=(*self.old.appearance, light), events=(*self.old.events, *self.events),
         )
         return chronology, self.items
 
@@ -70,10 +75,18 @@ class _Assembly:
         tracks = dict(self.old.tracks)
         for k, obj in self.decisions.known.items():
             if obj.lifted is not None:
-                self.templates[k] = Template(k, "object", obj.template, 0)
+                lost = {s: self.old.templates[s].gaussians[rows] for s, rows in obj.surface_rows.items()}
+                self.templates[k] = Template(k, "object", obj.template, 0, members=obj.lifted, surface_parts=lost)
                 self.lifted.append(obj.lifted)
+                for surface, rows in obj.surface_rows.items():
+                    self.cut.setdefault(surface, []).append(rows)
             if k not in tracks:
                 tracks[k] = ObjectTrack.start(k, self.time - 1, obj.last_pose, before=Presence.PRESENT)
+        for surface, parts in self.cut.items():
+            gaussians = self.templates[surface].gaussians
+            stays = torch.ones(len(gaussians), dtype=torch.bool)
+            stays[torch.cat(parts)] = False
+            self.templates[surface] = replace(self.templates[surface], gaussians=gaussians[stays])
         return tracks
 
     def _carry_on(self, tracks: Mapping[int, ObjectTrack]) -> None:
@@ -87,7 +100,12 @@ class _Assembly:
                 self.tracks[k] = track.extended(Presence.PRESENT, pose, match.hypothesis.covariance)
                 self.events.append(motion_event(self.time, k, known[k], match))
                 first = track.world_from_object[0] if track.presence[0] == Presence.PRESENT else None
-                self.items.append(RefineItem(k, self.templates[k].gaussians, pose, first, False, True))
+                known_part = self.templates[k].gaussians
+                grown = grow_template(
+                    known_part, pose, match.instance, self.decisions.views, extent=known[k].model.gaussians, config=self.build,
+                    rng=self.rng,
+                )
+                self.items.append(RefineItem(k, grown, pose, first, len(known_part), True))
             elif k in known and known[k].left:
                 self.tracks[k] = track.extended(Presence.ABSENT)
                 self.events.append(Event(self.time, "removed", k))
@@ -96,7 +114,7 @@ class _Assembly:
                 self.tracks[k] = track.extended(carried_presence(track, self.templates[k].kind, cameras))
 
     def _next_id(self) -> int:
-        return max([*self.templates, 0]) + 1
+        return max([self.old.next_id - 1, *self.templates]) + 1
 
     def _add_new(self, instance: HullInstance) -> None:
         k = self._next_id()
@@ -104,10 +122,12 @@ class _Assembly:
         gaussians, pose = build_template(
             instance, self.decisions.views, sh_degree=degree, config=self.build, rng=self.rng
         )
+        if self.decisions.record is not None:
+            self.decisions.record.verdict(instance, "new", k)
         self.templates[k] = Template(k, "object", gaussians, self.time)
         self.tracks[k] = ObjectTrack.start(k, self.time, pose)
         self.events.append(Event(self.time, "appeared", k, uncertain=instance.num_views < 2))
-        self.items.append(RefineItem(k, gaussians, pose, None, True, False))
+        self.items.append(RefineItem(k, gaussians, pose, None, 0, False))
 
     def _add_surface(self) -> None:
         """What departed objects had hidden."""
@@ -121,7 +141,7 @@ class _Assembly:
         k = self._next_id()
         self.templates[k] = Template(k, "surface", surface, self.time)
         self.tracks[k] = ObjectTrack.start(k, self.time, np.eye(4))
-        self.items.append(RefineItem(k, surface, np.eye(4), None, True, False))
+        self.items.append(RefineItem(k, surface, np.eye(4), None, 0, False))
 
 
 def carried_presence(track: ObjectTrack, kind: str, cameras: Sequence[Camera]) -> Presence:

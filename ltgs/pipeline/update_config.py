@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ltgs.change.compare import CompareConfig
+from ltgs.change.learned import LearnedConfig
 from ltgs.change.light import LightConfig
+from ltgs.change.relight import RelightConfig
 from ltgs.objects.associate import AssociateConfig
 from ltgs.objects.carve import CarveConfig
 from ltgs.objects.hull import HullConfig
 from ltgs.objects.register import RegisterConfig
 from ltgs.objects.templates import BuildConfig
+from ltgs.optim.complete import CompleteConfig
 from ltgs.optim.refine import RefineConfig
+from ltgs.pipeline.update_proofs import ProofConfig
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,13 @@ class UpdateConfig:
     build: BuildConfig = field(default_factory=BuildConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
     light: LightConfig = field(default_factory=LightConfig)
+    learned: LearnedConfig = field(default_factory=LearnedConfig)
+    relight: RelightConfig = field(default_factory=RelightConfig)
+    complete: CompleteConfig = field(default_factory=CompleteConfig)
+    proof: ProofConfig = field(default_factory=ProofConfig)
+    unmoved_gain: float = 0.3
+    """Share of the cost around its old place that a stored object must explain there to count as still standing, although the
+    captures contradict its template."""
     rounds: int = 2
     """Rounds of explaining what left and what came."""
     sure_views: float = 3.0

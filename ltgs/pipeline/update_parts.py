@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,13 +11,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltgs.change.harmonise import ColourFit
-from ltgs.core.chronology import Appearance, Chronology, Event
+from ltgs.core.chronology import BACKGROUND_ID, Appearance, Chronology, Event
 from ltgs.core.gaussians import Gaussians
+from ltgs.core.scene import Scene
 from ltgs.core.se3 import rotation_angle_deg
+from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match
+from ltgs.objects.backing import Model
 from ltgs.objects.hull import HullInstance
 
 Array = NDArray[np.float64]
+UNSURE = torch.tensor([[0.04, 0.30, 0.04**2, 0.25**2]])
+"""Mean and variance of the colour and structure residual expected of content that was built from few photos or moved."""
+UNMEASURED = torch.tensor([[0.015, 0.10, 0.01**2, 0.08**2]])
+"""The same for background of a scene that was stored without residual statistics; typical of rooms/desk."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,10 @@ class KnownObject:
     """Indices into the background if it is cut out of it now."""
     left: bool
     """It left its place at this visit (else it was absent already)."""
+    model: Model
+    """The template with a guess of its unseen back: what is registered."""
+    surface_rows: Mapping[int, Tensor] = field(default_factory=dict)
+    """Id of a surface to the rows of its Gaussians that are cut out of it now."""
 
 
 def motion_event(time: int, object_id: int, known: KnownObject, match: Match) -> Event:
@@ -71,3 +82,34 @@ def own_exposures(fits: Sequence[ColourFit], light: Appearance) -> Array:
     """[P, 3, 4] what brings a photo's own colours from the visit's light: affine_photo = exposure after appearance."""
     inverse = np.linalg.pinv(np.vstack([light.colour, [0, 0, 0, 1]]))
     return np.array([(np.vstack([f.affine, [0, 0, 0, 1]]) @ inverse)[:3] for f in fits])
+
+
+def fit_quality(before: Sequence[ComparedView], after: Sequence[ComparedView]) -> dict[str, float]:
+    """Figures of a visit's photos against the scene of the visit before and against its own."""
+    def psnr(views: Sequence[ComparedView]) -> float:
+        return float(np.mean([-10 * np.log10(max(float(np.mean((v.shown - v.photo) ** 2)), 1e-10)) for v in views]))
+
+    return {
+        "psnr_before": psnr(before), "psnr_after": psnr(after),
+        "changed_share_before": float(np.mean([v.mask.mean() for v in before])),
+        "changed_share_after": float(np.mean([v.mask.mean() for v in after])),
+    }
+
+
+def expected_residuals(scene: Scene, chronology: Chronology, ids: Tensor, *, sure_views: float) -> Tensor:
+    """[N, 4] means and variances of the residual cues for a state's Gaussians.
+
+    Background seen by few of the first visit's photos, and templates, which were built from few photos or moved, are
+    known less well than their own residual says.
+
+    Args:
+        ids: [N] object ids of the state's Gaussians. sure_views: background seen by so many photos or fewer is hardly known.
+    """
+    out = UNSURE.repeat(len(ids), 1)
+    out[ids == BACKGROUND_ID] = UNMEASURED
+    data = scene.side_data.get("expected_residual")
+    if data is not None:
+        share = (sure_views / data["num_views"].clamp_min(1)).clamp(max=1.0).square()[:, None]
+        known = torch.cat([data["mean"], data["variance"]], 1)
+        out[ids == BACKGROUND_ID] = (known + share * UNSURE)[chronology.static_mask]
+    return out

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -24,8 +23,8 @@ from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.imaging.losses import photometric_loss
 from ltgs.imaging.ssim import ssim
-from ltgs.native import available_isas, kernels
 from ltgs.render import render
+from tests.bench.machine import machine
 from tests.bench.room import inside_camera, leaves, room
 from tests.bench.tile_loop import tile_loop
 
@@ -172,19 +171,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    found = {k: [line.split(":", 1)[1].strip() for line in lines if line.startswith(k)] for k in ("model name", "cpu family", "model\t")}
-    names = found["model name"]
-    return {
-        "cpu": names[0] if names else platform.processor(), "family_model": [v[0] for v in list(found.values())[1:] if v],
-        "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version(), "torch": torch.__version__,
-        "isa": kernels().isa, "built": available_isas(), "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
-    }  # fmt: skip
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from ltgs.core.cameras import Camera, Cameras, stack_cameras
 from ltgs.core.checks import check_finite, check_rotation, check_shape
-from ltgs.core.chronology import Appearance, Chronology, ObjectTrack, Presence, Template
+from ltgs.core.chronology import Appearance, Chronology, Event, ObjectTrack, Presence, Template
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.se3 import make_rigid
 from ltgs.core.sh import eval_sh
@@ -167,3 +167,26 @@ def test_initial_chronology_and_light():
     assert torch.equal(Appearance().apply(rgb), rgb)
     dark = Appearance(np.hstack([0.5 * np.eye(3), [[0.1], [0.2], [0.3]]])).apply(rgb)
     assert torch.allclose(dark, rgb * 0.5 + torch.tensor([0.1, 0.2, 0.3]))
+
+
+def test_the_past_alone():
+    """`until` forgets what came later and keeps the templates."""
+    scene = Chronology.initial(Gaussians.empty(0))
+    early, late = np.eye(4), np.eye(4)
+    late[0, 3] = 2.0
+    tracks = {
+        1: ObjectTrack.start(1, 0, early).extended(Presence.PRESENT, late).extended(Presence.ABSENT),
+        2: ObjectTrack.start(2, 2, late),
+    }
+    templates = {k: Template(k, "object", Gaussians.empty(0), k) for k in tracks}
+    events = (Event(1, "moved", 1), Event(2, "removed", 1), Event(2, "appeared", 2))
+    whole = Chronology(scene.background, scene.lifted, templates, tracks, scene.appearance * 3, events)
+    past = whole.until(2)
+    assert past.num_times == 2 and [e.kind for e in past.events] == ["moved"] and past.templates == templates
+    assert past.present_ids(1) == [1] and past.tracks[1].last_pose()[0, 3] == 2.0
+    assert past.tracks[2].presence.tolist() == [Presence.ABSENT] * 2
+    assert whole.until(3).events == events
+    with pytest.raises(IndexError):
+        whole.until(0)
+    with pytest.raises(IndexError):
+        whole.until(4)

@@ -28,7 +28,7 @@ def perfect(scene: Scene, tiny_capture, tmp_path: Path) -> Path:
     """Test photos that are the scene's own renders in the light of their visit."""
     for camera in read_cameras(tiny_capture.test_cameras):
         state = scene.chronology.state_at(camera.time or 0)
-        rgb = state.appearance.apply(render(state.gaussians, stack_cameras([camera.pinhole()])).rgb[0]).clamp(0, 1)
+        rgb = state.appearance.apply(render(state.lit(), stack_cameras([camera.pinhole()])).rgb[0]).clamp(0, 1)
         path = tmp_path / camera.name
         path.parent.mkdir(parents=True)
         Image.fromarray((rgb * 255).round().byte().numpy()).save(path)

@@ -15,7 +15,10 @@ from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
 from ltgs.core.se3 import make_rigid
 from ltgs.data.rooms import Room, read_room
 from ltgs.errors import InputError
-from ltgs.eval.room import evaluate_room, room_json, room_rows, summary
+from ltgs.eval.room import align_scene, evaluate_room, light_report, room_json, room_rows, summary
+from ltgs.eval.room_cameras import localisation_figures
+from ltgs.eval.room_figures import forgetting, picture_figures
+from ltgs.eval.room_images import RoomView, object_region
 from ltgs.eval.room_tracks import track_report
 from ltgs.objects.register import axis_rotations
 from ltgs.poses.gauge import Similarity
@@ -119,6 +122,9 @@ def test_the_whole_room_is_evaluated_in_any_frame(room: Room) -> None:
     assert figures["localisation_rotation_deg_max"] == pytest.approx(0, abs=1e-3)
     assert figures["psnr_t0"] < 20, "a few black Gaussians cannot look like the room"
     assert len(result.views) == len(room.tests)
+    assert figures["forgetting"] == figures["psnr_t0"] - np.mean([v.metrics["psnr"] for v in result.first_alone])
+    assert figures["motions_measured"] == figures["motions_expected"] == sum(e.kind in ("moved", "returned") for e in room.events)
+    assert figures["light_right_share"] == np.mean([not room.lights[t].changed_vs_previous for t in range(1, room.num_times)])
     values = room_json(result)
     assert values["summary"] == figures and len(values["views"]) == len(room.tests)
     assert {r["figure"] for r in room_rows(result)} >= {"events recall", "mask iou"}
@@ -129,3 +135,60 @@ def test_a_scene_of_another_place_is_refused(room: Room) -> None:
     visits = tuple(replace(v, photos=tuple(replace(p, name=f"x/{p.name}") for p in v.photos)) for v in other.visits)
     with pytest.raises(InputError, match="none of its photos is in the scene"):
         evaluate_room(replace(other, visits=visits), room, backend="reference")
+
+
+def view(time: int, metric: float, errors: dict[str, tuple[float, float, int]]) -> RoomView:
+    return RoomView(f"{time}.png", time, {"psnr": metric, "psnr_colour_fit": metric + 1}, errors)
+
+
+def test_figures_of_regions_have_known_values(room: Room) -> None:
+    """An object's pixels of error 0.01 are 20 dB, of 0.1 are 10 dB; only objects changed by then count at the first visit."""
+    first = sorted({e.object_id for e in room.events if e.time == 1})
+    later = sorted({e.object_id for e in room.events} - set(first))
+    assert later, "the sample has an object that changes after time 1"
+    start = view(0, 30.0, {"objects": (2.0, 2.0, 20), **{object_region(k): (0.1, 0.1, 10) for k in first}})
+    views = [
+        start, view(1, 28.0, {"changed": (1.0, 0.1, 10), "unchanged": (0.01, 0.01, 10)}),
+        view(2, 25.0, {"changed": (1.0, 1.0, 100), "unchanged": (0.1, 0.1, 10)}),
+    ]
+    figures = picture_figures(views, room, 3)
+    assert figures["psnr_t0"] == 30 and figures["psnr_drop_mean"] == pytest.approx((2 + 5) / 2)
+    assert figures["changed_psnr_mean"] == pytest.approx((10 + 20) / 2) and figures["unchanged_psnr_mean"] == pytest.approx(25)
+    assert figures["changed_psnr_drop_mean"] == pytest.approx(20 - 15), "20 dB before, 10 and 20 now"
+    assert figures["changed_psnr_colour_fit_drop_mean"] == pytest.approx(20 - 20)
+    assert figures["objects_psnr_t0"] == pytest.approx(10)
+    assert forgetting([view(0, 29.5, {}), view(1, 1.0, {})], [start]) == {
+        "forgetting": pytest.approx(-0.5), "forgetting_colour_fit": pytest.approx(-0.5)
+    }
+    assert picture_figures(views[:1], room, 1)["changed_psnr_mean"] is None
+
+
+def test_objects_reported_where_only_the_light_changed_are_counted(room: Room) -> None:
+    still = replace(room, events=tuple(e for e in room.events if e.time != 2))
+    report = light_report(perfect(room), still)
+    assert report.light_only == {2: len({e.object_id for e in room.events if e.time == 2})} != {2: 0}
+    assert light_report(perfect(room), room).light_only == {}
+
+
+def test_camera_errors_are_judged_by_their_covariance(room: Room) -> None:
+    """A later camera off by 2 mm in the room: 4 mm in the scene, whose units are half as long."""
+    def moved(sigma: float) -> Scene:
+        whole = scene(room, perfect(room))
+        photos = []
+        for p in whole.visits[1].photos:
+            assert p.camera is not None
+            pose = p.camera.cam_from_world.copy()
+            pose[:3, 3] += [0.004, 0, 0]
+            photos.append(replace(p, camera=replace(p.camera, cam_from_world=pose), covariance=np.eye(6) * sigma**2))
+        return replace(whole, visits=(whole.visits[0], replace(whole.visits[1], photos=tuple(photos)), *whole.visits[2:]))
+
+    for sigma, covered in ((0.002, 1.0), (0.0005, 0.0)):
+        figures = localisation_figures(moved(sigma), room, align_scene(moved(sigma), room))
+        assert figures["covered_share"] == covered
+        assert figures["center_percent_max"] == pytest.approx(100 * 0.002 / extent(room), rel=1e-3)
+        assert figures["rotation_deg_max"] == pytest.approx(0, abs=1e-4)
+
+
+def extent(room: Room) -> float:
+    centres = np.array([p.camera.center for p in room.photos if p.time == 0])
+    return float(np.linalg.norm(centres - centres.mean(0), axis=1).max())

@@ -21,6 +21,7 @@ from ltgs.io.images import (
     photo_sha256,
     read_photo,
     resize_photo,
+    write_jpeg,
     write_png,
 )
 
@@ -285,3 +286,15 @@ def test_png_refuses_other_arrays(tmp_path):
             encode_png(bad)
     with pytest.raises(InputError, match=r"x\.png"):
         write_png(tmp_path / "no" / "x.png", np.zeros((2, 2), np.uint8))
+
+
+def test_jpeg_is_written_whole_and_close(tmp_path):
+    ramp = np.stack(np.broadcast_arrays(np.arange(64)[:, None] * 4, np.arange(48) * 5, np.full((64, 48), 90)), -1).astype(np.uint8)
+    write_jpeg(tmp_path / "a.jpg", ramp)
+    read = read_photo(tmp_path / "a.jpg").rgb
+    assert read.shape == ramp.shape and np.abs(read.astype(int) - ramp).mean() < 3
+    with pytest.raises(InputError, match=r"none.*a\.jpg"):
+        write_jpeg(tmp_path / "none" / "a.jpg", ramp)
+    for wrong in (ramp[..., 0], ramp.astype(np.float32), ramp[:0]):
+        with pytest.raises(ValueError, match="uint8"):
+            write_jpeg(tmp_path / "b.jpg", wrong)

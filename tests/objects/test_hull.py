@@ -1,8 +1,13 @@
 """The visual hull places new content in front of the known surface and keeps two objects apart."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from ltgs.core.cameras import Camera
+from ltgs.core.chronology import Chronology
+from ltgs.core.decisions import DecisionRecorder
+from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.hull import cluster_points, hull_instances, project
 
@@ -65,6 +70,16 @@ def test_object_seen_in_one_of_three_views_is_not_contradicted_into_existence():
 
 def test_no_change_no_instance():
     assert hull_instances([view_of_spheres(e, []) for e in EYES]) == []
+
+
+def test_content_that_differs_too_little_is_dropped_and_recorded():
+    views = [view_of_spheres(e, [((0.2, -0.1, 0.15), 0.15)]) for e in EYES]
+    weak = [replace(v, score=v.score * 0.35) for v in views]
+    recorder = DecisionRecorder([v.camera for v in views])
+    assert hull_instances(weak, record=recorder) == []
+    (found,) = recorder.finish(Chronology.initial(Gaussians.empty(0)), 1).instances
+    assert found.verdict == "dropped" and "mean score 0.70" in found.reason and found.num_views == 3
+    assert np.linalg.norm(np.array(found.centre) - [0.2, -0.1, 0.15]) < 0.06
 
 
 def test_cluster_points_separates_by_distance():

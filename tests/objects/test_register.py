@@ -12,6 +12,7 @@ from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.se3 import make_rigid, rotation_angle_deg
 from ltgs.core.views import ComparedView
+from ltgs.objects.backing import Model
 from ltgs.objects.crops import centred_on_masks, make_crops
 from ltgs.objects.hull import HullInstance, seen_empty
 from ltgs.objects.register import RegisterConfig, axis_rotations, register_template, sweep_template
@@ -73,13 +74,13 @@ def instance(offset: tuple[float, float, float] = (0, 0, 0)) -> HullInstance:
 
 
 def test_the_pose_is_found_from_a_misplaced_hull() -> None:
-    config = RegisterConfig(num_rotations=80)
+    config = RegisterConfig(upright=24, tipped=(4, 4), free_rotations=40)
     shifted = instance((0.08, -0.05, 0.05))
     sweep = sweep_template(
-        template(), VIEWS, shifted, last_rotation=np.eye(3), up=UP, config=config, rng=np.random.default_rng(0)
+        Model(template()), VIEWS, shifted, last_rotation=np.eye(3), up=UP, config=config, rng=np.random.default_rng(0)
     )
     assert sweep is not None and sweep.gain > 0.3
-    found = register_template(template(), VIEWS, shifted, sweep, config=config)
+    found = register_template(Model(template()), VIEWS, shifted, sweep, config=config)
     assert rotation_angle_deg(found.world_from_object[:3, :3].T @ TRUE[:3, :3]) < 1.0
     assert np.linalg.norm(found.world_from_object[:3, 3] - TRUE[:3, 3]) < 0.005
     assert found.gain > 0.9 and not found.ambiguous
@@ -90,14 +91,14 @@ def test_outlines_are_centred_whatever_the_scale_of_the_scene() -> None:
     start = TRUE.copy()
     start[:3, 3] += [0.1, 0.05, -0.08]
     poses = torch.as_tensor(start, dtype=torch.float32)[None]
-    moved = centred_on_masks(template(), poses, crops, middle=template().means.median(0).values)
+    moved = centred_on_masks(Model(template()), poses, crops, middle=template().means.median(0).values)
     assert float((moved[0, :3, 3] - torch.as_tensor(TRUE[:3, 3])).norm()) < 0.01
     torch.testing.assert_close(moved[:, :3, :3], poses[:, :3, :3])
 
 
 def test_an_object_that_no_photo_shows_has_no_sweep() -> None:
     away = replace(instance(), points=instance().points + [0, 0, 50.0], pixels=tuple(np.zeros_like(v.mask) for v in VIEWS))
-    assert sweep_template(template(), VIEWS, away, last_rotation=np.eye(3), up=UP, rng=np.random.default_rng(0)) is None
+    assert sweep_template(Model(template()), VIEWS, away, last_rotation=np.eye(3), up=UP, rng=np.random.default_rng(0)) is None
 
 
 @pytest.mark.parametrize(("depth", "count"), [(10.0, 3), (0.5, 0), (0.0, 0)])

@@ -1,5 +1,7 @@
 """Templates keep their place, surfaces continue their surroundings, cut-outs take their hidden parts along."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -7,7 +9,7 @@ from ltgs.core.cameras import Camera
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.hull import HullInstance
-from ltgs.objects.templates import build_template, complete_members, cut_out, revealed_surface
+from ltgs.objects.templates import build_template, complete_members, cut_out, grow_template, revealed_surface
 
 
 def cloud(points: np.ndarray) -> Gaussians:
@@ -84,3 +86,23 @@ def test_new_template_has_the_colour_of_the_photos_in_the_first_light():
     )
     np.testing.assert_allclose(pose[:3, 3], [0, 0.15, 0.1], atol=0.03)
     assert (template.base_rgb - torch.tensor([0.6, 0.3, 0.2])).abs().max() < 0.05
+
+
+def test_a_photo_that_looks_away_says_nothing_about_a_new_object_and_sides_are_added_to_a_known_one():
+    view = plane_view((0.3, 0.15, 0.1))
+    turned = view.camera.cam_from_world.copy()
+    turned[:3] = np.diag([-1.0, 1, -1]) @ turned[:3]
+    away = ComparedView(**{**view.__dict__, "camera": replace(view.camera, cam_from_world=turned)})
+    mask = np.zeros((60, 80), bool)
+    mask[25:35, 35:45] = True
+    points = np.random.default_rng(2).uniform(-0.1, 0.1, (500, 3)) + [0, 0.15, 0.1]
+    instance = HullInstance(points, (mask, np.zeros_like(mask)), 1)
+    template, pose = build_template(instance, [view, away], sh_degree=1, rng=np.random.default_rng(0))
+    assert len(template) > 20 and torch.isfinite(template.means).all()
+    half = template[template.means[:, 0] < 0]
+    grown = grow_template(half, pose, instance, [view, away], extent=template, rng=np.random.default_rng(0))
+    new = grown.means[len(half) :]
+    assert torch.equal(grown.means[: len(half)], half.means) and len(new) > 0
+    assert (new[:, 0] > 0).all(), "only the unknown half is added"
+    narrow = grow_template(half, pose, instance, [view, away], extent=half, rng=np.random.default_rng(0))
+    assert len(narrow) - len(half) < 0.5 * len(new), "outside of its extent hardly anything is added"

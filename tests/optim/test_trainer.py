@@ -13,7 +13,7 @@ from ltgs.errors import ConvergenceError
 from ltgs.optim.growth import GrowthConfig
 from ltgs.optim.initialize import InitConfig, TrainingPhoto, gaussians_from_points, points_from_pixels
 from ltgs.optim.residual import expected_residual
-from ltgs.optim.trainer import TrainConfig, train
+from ltgs.optim.trainer import TrainConfig, WarmStart, train
 from ltgs.render import render
 
 CONFIG = TrainConfig(
@@ -104,3 +104,36 @@ def test_pixels_get_the_depth_of_their_neighbours(capture):
     inside = np.abs(points[:, :2]).max(1) < 0.9
     np.testing.assert_allclose(points[inside, 2], 3.0, atol=1e-6)
     assert colours.min() >= 0 and colours.max() <= 1
+
+
+def test_going_on_keeps_what_is_frozen_and_improves_the_rest(capture):
+    photos, _, _ = capture
+    start = train(*capture, extent=1.0, config=CONFIG).gaussians
+    moving, frozen = start[: len(start) // 2], start[len(start) // 2:]
+    moving = dataclasses.replace(moving, sh=moving.sh + 0.4)
+    config = dataclasses.replace(CONFIG, half_resolution_steps=0, cap=len(moving) + 40)
+    short = dataclasses.replace(config, steps=2)
+    few, many = (train(photos, *capture[1:], extent=1.0, config=c, warm=WarmStart(moving, frozen)) for c in (short, config))
+    assert many.figures["train_loss"] < 0.8 * few.figures["train_loss"]
+    assert len(moving) < len(many.gaussians) <= config.cap
+    # Without moments or growth, two steps of Adam move a centre by at most two learning rates.
+    assert float((few.gaussians.means - moving.means).abs().max()) <= 2 * config.lr_means * (1 + 1e-3)
+
+
+def test_a_light_shared_by_all_photos_is_exposure_beside_frozen_gaussians(capture):
+    photos, _, _ = capture
+    start = train(*capture, extent=1.0, config=CONFIG).gaussians
+    dim = [dataclasses.replace(p, rgb=(p.rgb * 0.6).astype(np.uint8)) for p in photos]
+    guess = np.tile(0.6 * np.eye(3, 4), (len(photos), 1, 1))
+    warm = WarmStart(start[:50], start[50:], guess)
+    config = dataclasses.replace(CONFIG, steps=10, half_resolution_steps=0, cap=60)
+    beside_frozen = train(dim, *capture[1:], extent=1.0, config=config, warm=warm)
+    alone = train(dim, *capture[1:], extent=1.0, config=config, warm=dataclasses.replace(warm, frozen=None))
+    np.testing.assert_allclose(beside_frozen.exposures[:, range(3), range(3)], 0.6, atol=0.03)
+    np.testing.assert_allclose(alone.exposures.mean(0), np.eye(3, 4), atol=1e-4)
+
+
+def test_nothing_to_go_on_from_is_an_error(capture):
+    nothing = Gaussians.empty(1)
+    with pytest.raises(ValueError, match="at least one Gaussian"):
+        train(*capture, extent=1.0, config=CONFIG, warm=WarmStart(nothing))

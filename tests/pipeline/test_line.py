@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from helpers import HEIGHT, WIDTH, TinyCapture, call_ltgs, settings
 from PIL import Image
 
+from ltgs.core.chronology import ObjectTrack, Presence, Template
 from ltgs.io.cameras_json import read_cameras_json
 from ltgs.io.ply import read_ply
 from ltgs.io.scene_store import SceneStore
@@ -231,11 +233,68 @@ def test_a_visit_of_unreadable_files_only(scene_copy: Path, tmp_path: Path) -> N
     assert info(scene_copy)["captures"][3]["photos"][0]["localised"] is False
 
 
-def test_earlier_visits_are_refused(scene_copy: Path, fourth_visit: Path) -> None:
-    done = call_ltgs("update", scene_copy, fourth_visit, "--time", "2024-02-01")
-    assert done.returncode == 2 and "only appends" in done.stderr and "2024-03-20" in done.stderr
+def test_a_late_visit_is_inserted_by_its_date(scene_copy: Path, fourth_visit: Path) -> None:
+    before = SceneStore.open(scene_copy)
+    old, old_storage, generation = before.load(), before.storage_by_time(), before.generation
+    done = call_ltgs("update", scene_copy, fourth_visit, "--time", "2024-02-20")
+    assert done.returncode == 0 and "becomes time 2" in done.stderr, done.stderr
+    store = SceneStore.open(scene_copy)
+    new = store.load()
+    assert store.generation == generation + 1 and len(new.visits) == 4, "one commit"
+    assert [v.name for v in new.visits] == ["2024-01-05", "2024-02-10", "2024-05-01", "2024-03-20"]
+    for time, shifted in ((0, 0), (1, 1), (2, 3)):
+        one, two = old.chronology.state_at(time), new.chronology.state_at(shifted)
+        # Objects cut out by the inserted visit come back through their own frame, which rounds.
+        order = [np.lexsort(np.round(g.means.numpy(), 3).T) for g in (one.gaussians, two.gaussians)]
+        assert len(one.gaussians) == len(two.gaussians)
+        np.testing.assert_allclose(
+            one.gaussians.means.numpy()[order[0]], two.gaussians.means.numpy()[order[1]], atol=1e-3, err_msg=f"time {time}"
+        )
+        assert np.array_equal(one.appearance.colour, two.appearance.colour)
+        assert [p.image_blob for p in old.visits[time].photos] == [p.image_blob for p in new.visits[shifted].photos]
+        assert {p.camera.time for p in new.visits[shifted].photos if p.camera} == {shifted}
+        assert new.visits[shifted].quality == old.visits[time].quality
+    storage = store.storage_by_time()
+    assert (storage[0], storage[1], storage[3]) == tuple(old_storage.values()), "bytes stay with the visit that brought them"
+    assert call_ltgs("verify", scene_copy).returncode == 0
+    done = call_ltgs("update", scene_copy, fourth_visit, "--time", "2024-02-20")
+    assert done.returncode == 0 and "stored already as time 2" in done.stderr
+
+
+def test_the_next_update_respects_edits(scene_copy: Path, fourth_visit: Path) -> None:
+    store = SceneStore.open(scene_copy)
+    scene = store.load()
+    old = scene.chronology
+    templates = {k: Template(k, "object", old.background[:50], 0) for k in (8, 9)}
+    tracks = {k: ObjectTrack.start(k, 2, np.eye(4), before=Presence.PRESENT) for k in (8, 9)}
+    store.commit(replace(scene, chronology=replace(old, templates={**old.templates, **templates}, tracks={**old.tracks, **tracks})))
+    assert call_ltgs("edit", scene_copy, "--pin-pose", "8", "--time", "1", "--pose", "0.1 0 0 1 0 0 0").returncode == 0
+    assert call_ltgs("edit", scene_copy, "--rename", "8", "lamp").returncode == 0
+    assert call_ltgs("edit", scene_copy, "--delete", "9").returncode == 0
+    done = call_ltgs("update", scene_copy, fourth_visit, "--quiet")
+    assert done.returncode == 0, done.stderr
+    after = SceneStore.open(scene_copy).load()
+    assert 9 not in after.chronology.templates and after.chronology.templates[8].name == "lamp"
+    kept = after.chronology.tracks[8]
+    assert kept.num_times == 4 and kept.pinned == {1} and kept.world_from_object[1, 0, 3] == 0.1
+    assert [e.operation for e in after.edits] == ["pin-pose", "rename", "delete"]
+    assert "rename: object 8, name lamp" in call_ltgs("info", scene_copy).stdout
+
+
+def test_a_visit_before_the_first_is_refused(scene_copy: Path, fourth_visit: Path) -> None:
+    done = call_ltgs("update", scene_copy, fourth_visit, "--time", "2023-02-01")
+    assert done.returncode == 2 and "before the first visit" in done.stderr and "2024-01-05" in done.stderr
     done = call_ltgs("update", scene_copy, fourth_visit, "--time", "last summer")
     assert done.returncode == 2 and "2024-03-01" in done.stderr
+    assert len(info(scene_copy)["captures"]) == 3
+
+
+def test_settings_of_one_visit_are_checked_before_anything_is_done(scene_copy: Path, fourth_visit: Path) -> None:
+    done = call_ltgs("update", scene_copy, fourth_visit, "--set", "update.learned.sam=/nowhere/sam2")
+    # Without the transformers package that is what is missing, otherwise the folder.
+    assert done.returncode == 3 and "SAM 2" in done.stderr and "Traceback" not in done.stderr
+    done = call_ltgs("update", scene_copy, fourth_visit, "--set", "update.wonder=1")
+    assert done.returncode == 2 and "update.wonder" in done.stderr
     assert len(info(scene_copy)["captures"]) == 3
 
 

@@ -21,7 +21,9 @@ from ltgs.render import render
 
 WIDTH, HEIGHT = 160, 120
 CONFIG = UpdateConfig(
-    register=RegisterConfig(num_rotations=72, num_scouted=3, scout_px=40, num_refined=2, steps=40, fine_px=56),
+    register=RegisterConfig(
+        upright=24, tipped=(4, 4), free_rotations=32, turns=12, num_scouted=3, scout_px=40, num_refined=2, steps=40, fine_px=56
+    ),
     refine=RefineConfig(steps=24),
 )
 
@@ -104,7 +106,7 @@ def advance(scene: Scene, photos: list[TrainingPhoto]) -> tuple[Scene, list]:
     update = update_visit(scene, photos, [], config=CONFIG)
     t = scene.chronology.num_times
     records = tuple(PhotoRecord(p.camera.name, t, "", True, camera=p.camera) for p in photos)
-    visits = (*scene.visits, VisitRecord(t, str(t), None, records))
+    visits = (*scene.visits, VisitRecord(t, str(t), None, records, decisions=update.decisions))
     longer = dataclasses.replace(scene, chronology=update.chronology, visits=visits)
     return longer, [e for e in update.chronology.events if e.time == t]
 
@@ -144,6 +146,14 @@ def test_moved_object_keeps_its_identity_and_gets_its_pose(start):
     poses = scene.chronology.tracks[event.object_id].world_from_object
     assert abs(rotation_angle_deg(poses[1, :3, :3] @ poses[0, :3, :3].T) - 40) < 6
     np.testing.assert_allclose(poses[1, :2, 3], [-0.05, 0.4], atol=0.03)
+    record = scene.visits[1].decisions
+    left = [t for t in record.removals if t.taken]
+    assert left and {t.object_id for t in left} == {event.object_id}
+    assert all(set(t.boxes) <= {"1/0.png", "1/1.png", "1/2.png"} for t in left)
+    chosen = [p for p in record.pairs if p.chosen]
+    assert [p.object_id for p in chosen] == [event.object_id] and chosen[0].gain >= CONFIG.associate.min_gain and not chosen[0].reason
+    content = record.instances[chosen[0].instance - 1]
+    assert content.verdict == "matched" and np.linalg.norm(np.array(content.centre[:2]) - [-0.05, 0.4]) < 0.1
 
 
 def test_new_object_appears_where_it_stands(start):
@@ -153,6 +163,8 @@ def test_new_object_appears_where_it_stands(start):
     track = scene.chronology.tracks[events[0].object_id]
     assert track.presence.tolist() == [Presence.ABSENT, Presence.PRESENT]
     np.testing.assert_allclose(track.world_from_object[1, :2, 3], [0.05, -0.42], atol=0.08)
+    record = scene.visits[1].decisions
+    assert [i.object_id for i in record.instances if i.verdict == "new"] == [events[0].object_id] and not record.pairs
 
 
 def test_visit_without_photos_leaves_everything_unknown(start):

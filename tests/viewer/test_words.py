@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import datetime
 import re
+from dataclasses import replace
 
 import pytest
-from viewer_scenes import NASTY_NAMES
+from viewer_scenes import NASTY_NAMES, make_scene
 
 from ltgs.core.chronology import Event
 from ltgs.core.scene import VisitRecord
-from viewer.words import describe_event, escape_markdown, light_text, plain, slider_marks, visit_label
+from viewer.words import (
+    describe_event,
+    escape_markdown,
+    event_words,
+    light_text,
+    object_title,
+    plain,
+    slider_marks,
+    visit_label,
+)
 
 
 @pytest.mark.parametrize("name", NASTY_NAMES)
@@ -57,3 +67,14 @@ def test_visit_labels_and_marks():
 
 def test_light_in_words():
     assert light_text(0.0, False) == "" and "darker" in light_text(-0.8, True) and "differs" in light_text(0.0, True)
+
+
+def test_named_objects_are_called_by_their_names():
+    old = make_scene(200).chronology
+    names = {1: "red box", 2: "\u202e".join(NASTY_NAMES[:2])}
+    templates = {k: replace(t, name=names.get(k, "")) for k, t in old.templates.items()}
+    chronology = replace(old, templates=templates)
+    assert event_words(old.events[0], chronology).startswith("object 1 (red box) moved 1.46 units")
+    title = object_title(chronology, 2)
+    assert title.startswith("object 2 (<script") and "\u202e" not in title and len(title) < 40
+    assert object_title(chronology, 3) == "object 3" and object_title(chronology, 99) == "object 99"

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from ltgs.core.se3 import make_rigid
 from ltgs.data.synthetic.shapes import Shape
 from ltgs.data.synthetic.textures import Painter
+from ltgs.data.synthetic.tracer import Lamp
 
 Array = NDArray[np.float64]
 CONTACT_M = 5e-4
+_SIGNS = np.stack(np.meshgrid([-0.5, 0.5], [-0.5, 0.5], [-0.5, 0.5]), -1).reshape(-1, 3)
 
 
 @dataclass(frozen=True)
@@ -59,15 +61,21 @@ class Placement:
     support_z: float
     """Height of the surface it rests on, metres."""
     yaw_deg: float = 0.0
+    tilt_deg: float = 0.0
+    """Turn about the object's own x axis, applied before the yaw: 90 lays a standing object on its side."""
 
 
 @dataclass(frozen=True)
 class Light:
-    """One global setting of the light: a gain, never a change of the lamps."""
+    """The light of one visit: a gain on everything and, if it has lamps of its own, another shading."""
 
     name: str
     ev: float = 0.0
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    lamps: tuple[Lamp, ...] = ()
+    """The lamps that are on; none = the room's own lamps."""
+    ambient: tuple[float, float, float] | None = None
+    """Light from everywhere, linear RGB; None = the room's own."""
 
     def gain(self) -> tuple[float, float, float]:
         """Factor on linear RGB."""
@@ -112,31 +120,43 @@ def look_at(eye: Sequence[float], target: Sequence[float], *, roll_deg: float = 
 
 
 def world_from_object(model: ObjectModel, place: Placement) -> Array:
-    """[4, 4] pose of an object that stands upright at `place`."""
-    return yaw_pose(place.yaw_deg, (place.x, place.y, place.support_z + model.extents()[2] / 2))
+    """[4, 4] pose of an object at `place`: tilted, then turned, then let down until it touches the surface.
+
+    Bounding boxes stand in for cylinders and spheres, which is exact for tilts in steps of 90 degrees.
+    """
+    c, s = np.cos(np.deg2rad(place.tilt_deg)), np.sin(np.deg2rad(place.tilt_deg))
+    tilt = make_rigid(np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]]), np.zeros(3))
+    height = model.extents()[2] / 2
+    if place.tilt_deg:
+        height = -min(piece_corners(p, tilt)[:, 2].min() for p in model.pieces)
+    return yaw_pose(place.yaw_deg, (place.x, place.y, place.support_z + height)) @ tilt
 
 
 def piece_corners(piece: Piece, world_from_frame: Array) -> Array:
     """[8, 3] corners of a piece's bounding box in the world."""
-    signs = np.stack(np.meshgrid([-0.5, 0.5], [-0.5, 0.5], [-0.5, 0.5]), -1).reshape(-1, 3)
     pose = world_from_frame @ piece.pose()
-    return signs * piece.shape.extents() @ pose[:3, :3].T + pose[:3, 3]
+    return _SIGNS * piece.shape.extents() @ pose[:3, :3].T + pose[:3, 3]
 
 
-def _overlap(first: Array, second: Array) -> float:
-    """Depth in metres to which two upright boxes [8, 3] interpenetrate (separating axes; <= 0 = apart)."""
-    axes = [np.array([0.0, 0.0, 1.0])]
-    for box in (first, second):
-        # Corners 0 -> 1, 2 and 4 differ in one local axis each; the horizontal ones give the candidate axes.
-        for other in (1, 2, 4):
-            edge = box[other] - box[0]
-            if abs(edge[2]) < 1e-9:
-                axes.append(edge / np.linalg.norm(edge))
-    depth = np.inf
-    for axis in axes:
-        a, b = first @ axis, second @ axis
-        depth = min(depth, min(a.max(), b.max()) - max(a.min(), b.min()))
-    return float(depth)
+def penetration(first: Array, second: Array) -> float:
+    """Depth in metres to which two boxes [8, 3] of any orientation interpenetrate.
+
+    Separating axes over faces and pairs of edges; a negative value says how far apart the boxes are at least.
+    """
+    # Corners 0 -> 1, 2 and 4 differ in one local axis each.
+    edges = [np.stack([box[other] - box[0] for other in (1, 2, 4)]) for box in (first, second)]
+    axes = np.concatenate([*edges, np.cross(edges[0][:, None], edges[1][None]).reshape(-1, 3)])
+    norms = np.linalg.norm(axes, axis=1)
+    # The cross product of parallel edges is no axis; the faces cover that case.
+    keep = norms > 1e-9
+    axes = axes[keep] / norms[keep, None]
+    a, b = first @ axes.T, second @ axes.T
+    return float((np.minimum(a.max(0), b.max(0)) - np.maximum(a.min(0), b.min(0))).min())
+
+
+def may_touch(first: Array, second: Array, gap: float = 0.0) -> bool:
+    """Do the upright bounding boxes of two boxes [8, 3] come closer than `gap` metres? Cheaper than `penetration`."""
+    return bool(np.all(first.min(0) < second.max(0) + gap) and np.all(second.min(0) < first.max(0) + gap))
 
 
 def check_layout(models: Sequence[ObjectModel], furniture: Sequence[Piece], visit: Visit) -> None:
@@ -151,10 +171,10 @@ def check_layout(models: Sequence[ObjectModel], furniture: Sequence[Piece], visi
         boxes = [piece_corners(p, pose) for p in by_name[name].pieces]
         for other, solid in solids:
             for box in boxes:
-                depth = _overlap(box, solid)
+                depth = penetration(box, solid) if may_touch(box, solid) else 0.0
                 if depth > CONTACT_M:
                     raise ValueError(f"{visit.date}: {name} cuts {depth * 1000:.1f} mm into {other}.")
-        bottom = pose[:3, 3] - [0, 0, by_name[name].extents()[2] / 2]
+        bottom = np.array([place.x, place.y, place.support_z])
         if not any(_supports(solid, bottom) for _, solid in solids):
             raise ValueError(f"{visit.date}: nothing is under {name} at z = {bottom[2]:.3f} m.")
         solids += [(name, box) for box in boxes]

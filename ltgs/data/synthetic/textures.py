@@ -372,3 +372,25 @@ def book(ground: Colour, ink: Colour, *, across: bool = False) -> Painter:
         return out if across else np.ascontiguousarray(np.rot90(out))
 
     return paint
+
+
+def plain(colour: Colour) -> Painter:
+    """One colour all over, with the faint unevenness of glaze or plastic and nothing to match."""
+
+    def paint(w: int, h: int, rng: np.random.Generator) -> Image:
+        tone = fractal_noise(h, w, rng, cells=(2, 2), octaves=3) - 0.5
+        return to_image(np.asarray(colour, np.float32) * (1 + 0.05 * tone[..., None]))
+
+    return paint
+
+
+def opening(rim: Colour, inside: Colour) -> Painter:
+    """The top of a cup: a ring in the colour of the wall around a darker inside that fades towards the middle."""
+
+    def paint(w: int, h: int, rng: np.random.Generator) -> Image:
+        y, x = np.mgrid[0:h, 0:w].astype(np.float32)
+        radius = np.hypot((x + 0.5) / w - 0.5, (y + 0.5) / h - 0.5) * 2
+        depth = blend(inside, rim, np.clip(radius / 0.86, 0, 1) ** 4 * 0.6)
+        return to_image(np.where(radius[..., None] > 0.86, np.asarray(rim, np.float32), depth))
+
+    return paint

@@ -62,9 +62,8 @@ def write_room(model: RoomModel, out: Path, config: WriteConfig) -> list[Path]:
     for time, visit in enumerate(model.visits):
         parts = _place(model, visit, textures)
         states.append(parts)
-        baked = bake(
-            parts, model.lamps, model.ambient, config=config.render, rng=np.random.default_rng([config.seed, 3, time])
-        )
+        lamps, ambient = visit.light.lamps or model.lamps, visit.light.ambient or model.ambient
+        baked = bake(parts, lamps, ambient, config=config.render, rng=np.random.default_rng([config.seed, 3, time]))
         mine = [s for s in shots if s.time == time]
         for number, shot in enumerate(mine):
             picture = render_photo(baked, shot.camera, visit.light.gain(), supersample=config.render.supersample)

@@ -1,0 +1,152 @@
+"""Places that the first visit hardly saw, completed from a later visit's photos: seeds and blurred Gaussians fitted together.
+
+Half of the steps look at first-visit photos, so that what they do show of these places stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltgs.core.cameras import Camera, stack_cameras
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.progress import Progress, ProgressEvent, silent
+from ltgs.imaging.losses import photometric_loss
+from ltgs.optim.growth import GaussianOptimizer
+from ltgs.render import render
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CompleteConfig:
+    """Completion of hardly seen places."""
+
+    max_views: float = 2.0
+    """Background seen by so many photos of the first visit or fewer is fitted again."""
+    min_seen_px: float = 4.0
+    """Pixels of the new photos that a Gaussian must cover for that, at 640x480."""
+    open_alpha: float = 0.75
+    """Pixels covered less than this are open and get seeds."""
+    poor_error: float = 0.06
+    """Colour difference from which hardly known pixels get seeds as well."""
+    min_share: float = 0.003
+    """Least share of open pixels of the visit's photos; below, nothing is done."""
+    seed_step: int = 3
+    """Every n-th open pixel seeds a Gaussian, along both axes."""
+    steps: int = 200
+    """Optimisation steps."""
+    replay_photos: int = 24
+    """Most first-visit photos looked at, those first that show most of it."""
+    empty_photos: float = 2.0
+    """First-visit photos that must have looked through a seed's place to drop it."""
+    lr_means: float = 0.03
+    """Rate of the means relative to the median size of the Gaussians."""
+    lr_log_scales: float = 0.01
+    """Rate of the log scales."""
+    lr_opacity: float = 0.03
+    """Rate of the opacity logits."""
+    lr_colour: float = 0.01
+    """Rate of the colours."""
+    dead_opacity: float = 0.02
+    """Seeds fainter than this at the end are dropped."""
+    ssim_weight: float = 0.2
+    """Weight of 1 - SSIM in the loss."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One photo to fit."""
+
+    camera: Camera
+    photo: NDArray[np.float32]
+    """[H, W, 3] in [0, 1]"""
+    matrix: Array
+    """[3, 4] affine from rendered colours."""
+    gain: NDArray[np.float32] | None
+    """[H, W, 3] after the affine."""
+
+
+def complete_places(
+    own: Gaussians,
+    frozen_now: Gaussians,
+    now: Sequence[Target],
+    frozen_first: Gaussians,
+    first: Sequence[Target],
+    *,
+    num_known: int,
+    config: CompleteConfig | None = None,
+    backend: str = "auto",
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Gaussians:
+    """Fit some Gaussians to a visit's photos and to the first visit's.
+
+    Args:
+        own: what is fitted; the first `num_known` rows belong to the first visit and are never dropped.
+        frozen_now, frozen_first: everything else that is drawn at this visit and at the first one.
+    """
+    config = config or CompleteConfig()
+    generator = torch.Generator().manual_seed(seed)
+    fresh = [_Prepared(t, own, frozen_now, backend) for t in now]
+    old = sorted((_Prepared(t, own, frozen_first, backend) for t in first), key=lambda p: -p.area)[: config.replay_photos]
+    fresh, old = [p for p in fresh if p.area], [p for p in old if p.area]
+    if not fresh:
+        return own
+    size = float(own.scales.median())
+    optimizer = GaussianOptimizer(own, {
+        "means": config.lr_means * size, "quats": 0.005, "log_scales": config.lr_log_scales,
+        "opacity_logits": config.lr_opacity, "sh_dc": config.lr_colour, "sh_rest": config.lr_colour / 20,
+    })
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer.adam, config.steps, eta_min=0.0)
+    for step in range(config.steps):
+        pool = old if old and step % 2 else fresh
+        prepared = pool[int(torch.randint(len(pool), (1,), generator=generator))]
+        loss = prepared.loss(optimizer.gaussians(), config.ssim_weight, backend)
+        loss.backward()
+        optimizer.adam.step()
+        optimizer.adam.zero_grad(set_to_none=True)
+        decay.step()
+        if step % 40 == 0:
+            progress(ProgressEvent("complete", step, config.steps, figures={"loss": float(loss.detach())}))
+    fitted = optimizer.gaussians().detach()
+    alive = fitted.opacities > config.dead_opacity
+    alive[:num_known] = True
+    return fitted[alive]
+
+
+class _Prepared:
+    """A target with the pixels that the fitted Gaussians take part in."""
+
+    def __init__(self, target: Target, own: Gaussians, frozen: Gaussians, backend: str) -> None:
+        self.camera = stack_cameras([target.camera])
+        both = Gaussians.concatenate([frozen, own])
+        flag = torch.zeros(len(both), 1)
+        flag[len(frozen) :] = 1
+        with torch.no_grad():
+            out = render(both, self.camera, backend=backend, features=flag, with_depth=False)  # type: ignore[arg-type]
+        assert out.features is not None
+        share = (out.features[0, ..., 0] > 0.05).numpy().astype(np.uint8)
+        self.region = torch.from_numpy(cv2.dilate(share, np.ones((9, 9), np.uint8)) > 0)
+        self.area = int(share.sum())
+        self.frozen = frozen[out.visible[0][: len(frozen)]]
+        self.photo = torch.from_numpy(np.ascontiguousarray(target.photo, dtype=np.float32))
+        self.matrix = torch.as_tensor(target.matrix, dtype=torch.float32)
+        self.gain = None if target.gain is None else torch.from_numpy(np.ascontiguousarray(target.gain))
+
+    def loss(self, own: Gaussians, ssim_weight: float, backend: str) -> Tensor:
+        """Photometric loss inside the region."""
+        drawn = Gaussians.concatenate([self.frozen, own])
+        out = render(drawn, self.camera, backend=backend, with_depth=False, region=self.region)  # type: ignore[arg-type]
+        shown = out.rgb[0] @ self.matrix[:, :3].T + self.matrix[:, 3]
+        if self.gain is not None:
+            shown = shown * self.gain
+        inside = self.region[..., None]
+        # Outside of the region both are the photo, so that only the region speaks.
+        return photometric_loss(torch.where(inside, shown, self.photo), self.photo, ssim_weight)

@@ -1,0 +1,130 @@
+"""The photos of a new visit beside the scene of the visit before: one light, one set of witnesses for every hypothesis."""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltgs.change.compare import Shot
+from ltgs.change.compare import compare as compare_photos
+from ltgs.change.earlier import EarlierPhoto, Witness, nearest_cameras, prepare_earlier, witness
+from ltgs.change.harmonise import ColourFit
+from ltgs.change.lift import lift_to_gaussians
+from ltgs.core.chronology import Chronology
+from ltgs.core.decisions import DecisionRecorder
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.progress import Progress, ProgressEvent
+from ltgs.core.scene import Scene
+from ltgs.core.views import ComparedView
+from ltgs.objects.hull import seen_empty
+from ltgs.optim.initialize import TrainingPhoto
+from ltgs.pipeline.update_config import UpdateConfig
+from ltgs.pipeline.update_learned import Learned
+from ltgs.pipeline.update_parts import expected_residuals
+from ltgs.poses.gauge import up_direction
+
+Array = NDArray[np.float64]
+
+
+class VisitCaptures:
+    """What all steps of one update share."""
+
+    def __init__(
+        self, scene: Scene, photos: Sequence[TrainingPhoto], replay: Sequence[TrainingPhoto], config: UpdateConfig,
+        backend: str, seed: int, progress: Progress,
+    ) -> None:
+        self.scene, self.config, self.backend, self.seed, self.progress = scene, config, backend, seed, progress
+        self.old = scene.chronology
+        self.time = self.old.num_times
+        self.shots = [Shot(p.camera, p.rgb.astype(np.float32) / 255) for p in photos]
+        self.record = DecisionRecorder([p.camera for p in photos])
+        self.replay = list(replay)
+        self.rng = np.random.default_rng(seed + 7919 * self.time)
+        self.timing: dict[str, float] = {}
+        self.undecided: list[str] = []
+        state = self.old.state_at(self.time - 1)
+        self.gaussians, self.ids = state.gaussians.detach(), state.object_ids
+        self.expected = self.expected_of(self.old, self.ids)
+        self.fits: list[ColourFit] = []
+        self.witnesses: list[Witness] | None = None
+        self.first = self.old.state_at(0).gaussians.detach()
+        self.earlier: dict[int, EarlierPhoto] = {}
+        self.learned = Learned(config.learned, config.compare.evidence)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Measure a stage and report that it began."""
+        start = clock.perf_counter()
+        self.progress(ProgressEvent(stage, 0, None, message=f"visit {self.time}: {stage}"))
+        yield
+        self.timing[stage] = self.timing.get(stage, 0.0) + clock.perf_counter() - start
+
+    def compare(self, gaussians: Gaussians, expected: Tensor) -> list[ComparedView]:
+        """The captures against some Gaussians with their expected residuals [N, 4], under the light fitted before."""
+        return compare_photos(
+            gaussians, expected, self.shots, fits=self.fits, witnesses=self.witnesses, rescore=self.learned.rescore,
+            config=self.config.compare, backend=self.backend,
+        )[0]
+
+    def lift(self, gaussians: Gaussians, views: Sequence[ComparedView], images: Sequence[NDArray[np.float32]]) -> Tensor:
+        """Alpha-weighted sums of images per view and Gaussian, see `lift_to_gaussians`."""
+        return lift_to_gaussians(gaussians, [v.camera for v in views], images, backend=self.backend)
+
+    def compare_final(self, chronology: Chronology) -> list[ComparedView]:
+        """The captures against the newest time of a chronology."""
+        final = chronology.state_at(self.time)
+        return self.compare(final.gaussians, self.expected_of(chronology, final.object_ids))
+
+    def before(self) -> list[ComparedView]:
+        """The captures against the scene of the visit before; fits their light and asks the first visit's photos."""
+        before, self.fits = compare_photos(
+            self.gaussians, self.expected, self.shots, rescore=self.learned.rescore, config=self.config.compare, backend=self.backend
+        )
+        self.witnesses = self._ask_earlier(before)
+        return self.compare(self.gaussians, self.expected)
+
+    def _ask_earlier(self, views: Sequence[ComparedView]) -> list[Witness]:
+        """What the first visit's photos show where the new photos look."""
+        cameras = [p.camera for p in self.replay]
+        out = []
+        for view, fit in zip(views, self.fits, strict=True):
+            picks = nearest_cameras(view.camera, cameras, self.config.compare.earlier)
+            out.append(witness(
+                view.camera, view.photo, view.depth, view.alpha, fit, [self.earlier_photo(i) for i in picks],
+                where=view.mask, config=self.config.compare.earlier,
+            ))
+        return out
+
+    def earlier_photo(self, index: int) -> EarlierPhoto:
+        """A photo of the first visit with the scene's depth then; made once."""
+        if index not in self.earlier:
+            exposures = self.first_exposures()
+            photo = self.replay[index]
+            self.earlier[index] = prepare_earlier(
+                self.first, photo.camera, photo.rgb, exposures[index] if exposures is not None else None, backend=self.backend
+            )
+        return self.earlier[index]
+
+    def looked_through(self, points: Array) -> NDArray[np.int64]:
+        """[M] how many photos of the first visit saw something behind points [M, 3]."""
+        photos = [self.earlier_photo(i) for i in range(len(self.replay))]
+        return seen_empty(points, [p.camera for p in photos], [p.depth for p in photos])
+
+    def first_exposures(self) -> list[Array] | None:
+        """[3, 4] colour affine per replay photo, None if the replay photos are not the stored ones."""
+        exposures = [p.exposure for p in self.scene.photos(time=0, holdout=False) if p.image_blob is not None]
+        return exposures if len(exposures) == len(self.replay) else None
+
+    def expected_of(self, chronology: Chronology, ids: Tensor) -> Tensor:
+        """[N, 4] expected residuals of a state with these object ids."""
+        return expected_residuals(self.scene, chronology, ids, sure_views=self.config.sure_views)
+
+    def up(self) -> Array:
+        """[3] vertical direction of the world, from how the first visit's photos were held."""
+        poses = [p.camera.cam_from_world for p in self.scene.photos(time=0) if p.camera is not None]
+        return up_direction(np.array(poses))

@@ -1,0 +1,294 @@
+"""What left, what came and who is who: the decisions of one update."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltgs.change.compare import with_mask
+from ltgs.core.chronology import BACKGROUND_ID, Presence
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.views import ComparedView
+from ltgs.objects.associate import Match, match_instances
+from ltgs.objects.backing import Model, template_radius, with_backing
+from ltgs.objects.carve import VacatedSet, find_vacated, hole_masks
+from ltgs.objects.hull import HullInstance, hull_instances
+from ltgs.objects.register import gain_in_place
+from ltgs.objects.templates import cut_out
+from ltgs.pipeline.update_assemble import Decisions
+from ltgs.pipeline.update_captures import VisitCaptures
+from ltgs.pipeline.update_parts import UNSURE, KnownObject, owner_of
+from ltgs.pipeline.update_proofs import existed, share_inside
+
+log = logging.getLogger("ltgs.pipeline")
+Array = NDArray[np.float64]
+
+
+class Decider:
+    """Decides about one visit."""
+
+    def __init__(self, visit: VisitCaptures) -> None:
+        self.visit = visit
+        self.refused: list[Tensor] = []
+        """Sets that could not be proven gone, [M] indices into the state's Gaussians each."""
+
+    def decide(self, before: Sequence[ComparedView]) -> Decisions:
+        """Alternate between what left and what came until nothing more is explained.
+
+        An object found at a new place is drawn there before the next round, so that what stood there before can be seen to
+        have left too (two objects that changed places).
+        """
+        known: dict[int, KnownObject] = {}
+        matches: list[Match] = []
+        late: list[Array] = []
+        kept = torch.ones(len(self.visit.gaussians), dtype=torch.bool)
+        views, instances = list(before), []
+        for round_index in range(self.visit.config.rounds):
+            self.visit.record.stage = f"round {round_index + 1}"
+            placed = [self._place(known[m.object_id], m) for m in matches]
+            with self.visit.timed("vacated"):
+                sets, views = self._vacated(kept, placed, views, [(known[m.object_id], m) for m in matches])
+                sets = self._without_unmoved(sets, views)
+            for vacated in sets:
+                kept[vacated.members] = False
+            if round_index and not sets:
+                break
+            if round_index:
+                late += [self.visit.gaussians.means[s.members].double().median(0).values.numpy() for s in sets]
+            self._add_known(known, sets)
+            with self.visit.timed("instances"):
+                views = self._compare_with(kept, placed)
+                # Without placed objects the views are those of the bare remaining scene already.
+                holes = hole_masks(before, self._compare_with(kept, []) if placed else views)
+                instances, num_outside = self._new_content(views, holes, known)
+            taken = {m.object_id for m in matches}
+            with self.visit.timed("association"):
+                found, unmatched = self._match({k: v for k, v in known.items() if k not in taken}, instances, views)
+            matches += found
+            instances = self._apart_from([instances[i] for i in unmatched if i < num_outside], known, matches)
+            if not found:
+                break
+        with self.visit.timed("association"):
+            self.visit.record.stage = "second look"
+            matches = self._second_look(known, matches, kept, late)
+        return Decisions(known, matches, self._new_for_sure(instances), views, holes, self.visit.record)
+
+    def _new_content(
+        self, views: Sequence[ComparedView], holes: Sequence[NDArray[np.bool_]], known: Mapping[int, KnownObject]
+    ) -> tuple[list[HullInstance], int]:
+        """Instances of new content, and how many of them, the first ones, lie outside of the holes that departed objects left.
+
+        A known object may also stand in the hole that another one left, or lie across the edge of one, for instance of its
+        own; something new must show outside.
+        """
+        config, most = self.visit.config.hull, self.visit.config.max_objects
+        outside = [with_mask(v, v.mask & ~h) for v, h in zip(views, holes, strict=True)]
+        instances = hull_instances(outside, config=config, record=self.visit.record)[:most]
+        num_outside = len(instances)
+        if known:
+            open_now = [h & (v.mask | (v.alpha < 0.6)) for v, h in zip(views, holes, strict=True)]
+            if len(known) > 1:
+                inside = [with_mask(v, o) for v, o in zip(views, open_now, strict=True)]
+                instances += hull_instances(inside, config=config.in_hole())[:most]
+            across = hull_instances([with_mask(v, v.mask | o) for v, o in zip(views, open_now, strict=True)], config=config.in_hole())
+            instances += [i for i in across if 0.15 < _share_in(i, holes) < 0.85][:most]
+        instances = self.visit.learned.with_outlines(instances, views)
+        self.visit.record.seen_all(instances, num_outside)
+        return instances, num_outside
+
+    def _match(
+        self, known: Mapping[int, KnownObject], instances: Sequence[HullInstance], views: Sequence[ComparedView]
+    ) -> tuple[list[Match], list[int]]:
+        config = self.visit.config
+        return match_instances(
+            known, instances, views, up=self.visit.up(), config=config.associate, register=config.register, rng=self.visit.rng,
+            backend=self.visit.backend, record=self.visit.record,
+        )
+
+    def _without_unmoved(self, sets: Sequence[VacatedSet], views: Sequence[ComparedView]) -> list[VacatedSet]:
+        """Sets that left, but for objects that explain the captures where they stood: their template is only inaccurate.
+
+        Args:
+            views: captures against what remains without the sets.
+        """
+        out = []
+        for vacated in sets:
+            owners = self.visit.ids[vacated.members]
+            ids = [k for k in owners.unique().tolist() if k and self.visit.old.templates[k].kind == "object"]
+            gains = []
+            for k in ids:
+                obj = self._stored(k, left=True)
+                gains.append(gain_in_place(
+                    Model(obj.template), obj.last_pose, views, config=self.visit.config.register, backend=self.visit.backend
+                ))
+            log.info("objects %s at their old places explain %s", ids, gains)
+            unmoved = len(ids) == 1 and gains[0] is not None and gains[0] >= self.visit.config.unmoved_gain
+            if unmoved and float((owners == ids[0]).float().mean()) > 0.5:
+                self.visit.record.stays(ids[0], "drawn where it stood it explains the photos; only its template is inaccurate")
+                self.visit.undecided.append(f"Object {ids[0]} looks different from its template but still explains its place.")
+            else:
+                out.append(vacated)
+        return out
+
+    def _new_for_sure(self, instances: Sequence[HullInstance]) -> list[HullInstance]:
+        """Instances that stand where the first visit's photos looked through."""
+        if not self.visit.replay or not instances:
+            return list(instances)
+        new = []
+        for instance in instances:
+            points = instance.points[self.visit.rng.permutation(len(instance.points))[:400]]
+            if np.median(self.visit.looked_through(points)) >= self.visit.config.looked_through:
+                new.append(instance)
+            else:
+                self.visit.record.verdict(instance, "newly seen", reason="no earlier photo had looked through its place")
+                self.visit.undecided.append("Something differs where no earlier photo had looked: newly seen, not counted as new.")
+        return new
+
+    def _second_look(
+        self, known: dict[int, KnownObject], matches: Sequence[Match], kept: Tensor, late: Sequence[Array]
+    ) -> list[Match]:
+        """Register objects once more if what stood in their way was found to have left only later.
+
+        Args:
+            late: [3] each, where something left that was still drawn when the matches were made.
+        """
+        out = []
+        for match in matches:
+            obj = known[match.object_id]
+            reach = 2 * template_radius(obj.template)
+            centre = match.hypothesis.world_from_object[:3, 3]
+            if any(np.linalg.norm(centre - place) < reach for place in late):
+                others = [self._place(known[m.object_id], m) for m in matches if m is not match]
+                again, _ = self._match({match.object_id: obj}, [match.instance], self._compare_with(kept, others))
+                match = again[0] if again else match
+            out.append(match)
+        return out
+
+    def _apart_from(
+        self, instances: Sequence[HullInstance], known: dict[int, KnownObject], matches: Sequence[Match]
+    ) -> list[HullInstance]:
+        """Instances that are not just what remains around an object placed a little wrong, now or at an earlier visit."""
+        standing = [
+            (m.object_id, m.hypothesis.world_from_object[:3, 3], template_radius(known[m.object_id].template), np.inf)
+            for m in matches
+        ]
+        for k, track in self.visit.old.tracks.items():
+            template = self.visit.old.templates[k]
+            if k not in known and template.kind == "object" and track.presence[-1] == Presence.PRESENT:
+                radius = template_radius(template.gaussians)
+                standing.append((k, track.last_pose()[:3, 3], 1.2 * radius, 0.5 * radius))
+        apart = []
+        for instance in instances:
+            owner = owner_of(instance, standing, self.visit.config.own_radius)
+            if owner is None:
+                apart.append(instance)
+            else:
+                self.visit.record.verdict(instance, "leftover", owner, "lies around that object: its own error")
+                self.visit.undecided.append(f"What still differs around object {owner} is taken for its own error, not for a new object.")
+        return apart
+
+    def _place(self, known: KnownObject, match: Match) -> Gaussians:
+        return known.template.transformed(torch.as_tensor(match.hypothesis.world_from_object, dtype=torch.float32))
+
+    def _compare_with(self, kept: Tensor, placed: Sequence[Gaussians]) -> list[ComparedView]:
+        """Captures against the kept part of the state plus objects at their new places."""
+        extra = Gaussians.concatenate(list(placed)) if placed else Gaussians.empty(self.visit.gaussians.sh_degree)
+        expected = torch.cat([self.visit.expected[kept], UNSURE.repeat(len(extra), 1)])
+        return self.visit.compare(Gaussians.concatenate([self.visit.gaussians[kept], extra]), expected)
+
+    def _vacated(
+        self, kept: Tensor, placed: Sequence[Gaussians], views: Sequence[ComparedView],
+        arrived: Sequence[tuple[KnownObject, Match]],
+    ) -> tuple[list[VacatedSet], list[ComparedView]]:
+        """Sets that left, as indices into the state's Gaussians, and the views without them."""
+        index = kept.nonzero()[:, 0]
+        everything = Gaussians.concatenate([self.visit.gaussians[kept], *placed])
+        fixed = torch.arange(len(everything)) >= len(index)
+
+        def compare_kept(_: Gaussians, mask: Tensor) -> list[ComparedView]:
+            still = torch.zeros_like(kept)
+            still[index[mask[: len(index)]]] = True
+            return self._compare_with(still, placed)
+
+        def displaced(members: Tensor) -> bool:
+            points = everything.means[members].double().numpy()
+            return any(
+                m.hypothesis.gain >= proof.min_gain
+                and share_inside(points, k.template, m.hypothesis.world_from_object, proof) >= proof.inside
+                for k, m in arrived
+            )
+
+        proof, refused = self.visit.config.proof, []
+        start = self._compare_with(kept, placed) if placed else list(views)
+        carve = self.visit.config.carve
+        if placed:
+            # What is left over around objects just placed is their own error unless its outline is clear.
+            carve = replace(carve, min_outline=carve.outline)
+        still_kept = [torch.searchsorted(index, m[kept[m]]) for m in self.refused] if placed else []
+        sets, after = find_vacated(
+            everything, start, lift=self.visit.lift, compare=compare_kept, config=carve, fixed=fixed, record=self.visit.record,
+            also=[m for m in still_kept if displaced(m)], displaced=displaced, refused=refused,
+            veto=lambda members: self._never_was(index[members]),
+        )
+        self.refused = [index[m] for m in refused]
+        return [replace(s, members=index[s.members]) for s in sets], after
+
+    def _never_was(self, members: Tensor) -> str:
+        """Why the first visit's photos say that these Gaussians [M] were no thing of their own; empty if they do not."""
+        own = members[self.visit.ids[members] == BACKGROUND_ID]
+        if not self.visit.replay or len(own) < 0.5 * len(members):
+            return ""
+        photos = [self.visit.earlier_photo(i) for i in range(len(self.visit.replay))]
+        share = existed(self.visit.first, own, photos, self.visit.config.proof, backend=self.visit.backend)
+        log.debug("existed: %s of %d at %s", share, len(own), self.visit.gaussians.means[own].median(0).values.numpy())
+        return "" if share is None or share >= self.visit.config.proof.existed else "the first visit's photos do not need it either"
+
+    def _add_known(self, known: dict[int, KnownObject], sets: Sequence[VacatedSet]) -> None:
+        """Add objects that left now (cut out of the background, or templates already) and templates absent before."""
+        next_id = max([self.visit.old.next_id - 1, *known]) + 1
+        surfaces = [k for k in self.visit.ids.unique().tolist() if k and self.visit.old.templates[k].kind == "surface"]
+        num_static = int((self.visit.ids == BACKGROUND_ID).sum())
+        static_index = self.visit.old.static_mask.nonzero()[:, 0]
+        for vacated in sets:
+            owners = self.visit.ids[vacated.members]
+            for object_id in owners[owners > 0].unique().tolist():
+                share = float((owners == object_id).sum()) / max(1, int((self.visit.ids == object_id).sum()))
+                if share > 0.4 and object_id not in known and self.visit.old.templates[object_id].kind == "object":
+                    known[object_id] = self._stored(object_id, left=True)
+            still = vacated.members[(owners == BACKGROUND_ID) | torch.isin(owners, torch.tensor(surfaces, dtype=owners.dtype))]
+            if len(still) >= max(8, 0.5 * len(vacated.members)):
+                template, pose = cut_out(self.visit.gaussians, still)
+                rows = {k: still[self.visit.ids[still] == k] - int((self.visit.ids == k).nonzero()[0]) for k in surfaces}
+                known[next_id] = KnownObject(
+                    next_id, template, pose, static_index[still[still < num_static]], True, self._model(template, pose),
+                    {k: r for k, r in rows.items() if len(r)},
+                )
+                next_id += 1
+        for object_id, track in self.visit.old.tracks.items():
+            absent = track.presence[-1] == Presence.ABSENT
+            if absent and object_id not in known and self.visit.old.templates[object_id].kind == "object":
+                known[object_id] = self._stored(object_id, left=False)
+
+    def _stored(self, object_id: int, *, left: bool) -> KnownObject:
+        template, track = self.visit.old.templates[object_id].gaussians, self.visit.old.tracks[object_id]
+        at_first = track.presence[0] == Presence.PRESENT
+        model = self._model(template, track.world_from_object[0]) if at_first else Model(template)
+        return KnownObject(object_id, template, track.last_pose(), None, left, model)
+
+    def _model(self, template: Gaussians, first_pose: Array) -> Model:
+        """An object that stood at `first_pose` at the first visit, with what its photos leave open at its back."""
+        photos = [self.visit.earlier_photo(i) for i in range(len(self.visit.replay))]
+        return with_backing(
+            template, first_pose, [p.camera for p in photos], [p.depth for p in photos], up=self.visit.up(), backend=self.visit.backend
+        )
+
+
+def _share_in(instance: HullInstance, masks: Sequence[NDArray[np.bool_]]) -> float:
+    """Share of an instance's pixels inside some masks."""
+    return sum(int((p & m).sum()) for p, m in zip(instance.pixels, masks, strict=True)) / max(instance.area_px, 1)

@@ -1,0 +1,91 @@
+"""Proofs beyond the photos of one visit: that an object existed before, and that two objects cannot stand in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltgs.change.earlier import EarlierPhoto
+from ltgs.core.cameras import stack_cameras
+from ltgs.core.gaussians import Gaussians
+from ltgs.objects.hull import in_image, project
+from ltgs.render import render
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ProofConfig:
+    """Existence and exclusion."""
+
+    photos: int = 4
+    """Photos of the first visit that are asked whether something was there."""
+    existed: float = 0.25
+    """Share of an object's pixels in them that must get worse without it. A blurred layer in front of a surface that few photos
+    saw can be taken away unnoticed; that it also looks wrong later proves nothing."""
+    margin: float = 0.03
+    """Colour difference that counts as worse."""
+    inside: float = 0.3
+    """Share of a set's Gaussians within a newly placed object from which the set cannot be there any more."""
+    solid: float = 0.85
+    """A placed object is solid in its own box reduced by this factor."""
+    min_gain: float = 0.3
+    """Least gain of the placed object."""
+
+
+def existed(
+    first: Gaussians, members: Tensor, photos: Sequence[EarlierPhoto], config: ProofConfig, *, backend: str = "auto"
+) -> float | None:
+    """Share of the pixels of some Gaussians, in the first visit's own photos, that only they explain.
+
+    Args:
+        first: the scene at the first visit.
+        members: [M] indices into it.
+        photos: the first visit's photos.
+
+    Returns:
+        a share in [-1, 1], None if no photo sees them.
+    """
+    centre = first.means[members].double().median(0).values.numpy()[None]
+    near: list[tuple[float, EarlierPhoto]] = []
+    for photo in photos:
+        uv, depth = project(photo.camera, centre)
+        if in_image(photo.camera, uv, depth)[0]:
+            near.append((float(depth[0]), photo))
+    near.sort(key=lambda item: item[0])
+    # Photos from near show most; of the nearest half, those spread over the list look from different sides.
+    half = [photo for _, photo in near[: max(config.photos, len(near) // 2)]]
+    picks = half[:: max(1, len(half) // config.photos)][: config.photos]
+    kept = torch.ones(len(first), dtype=torch.bool)
+    kept[members] = False
+    without = first[kept]
+    support, total = 0.0, 0
+    for photo in picks:
+        camera = stack_cameras([photo.camera])
+        with torch.no_grad():
+            a = render(first, camera, backend=backend, with_depth=False)  # type: ignore[arg-type]
+            b = render(without, camera, backend=backend, with_depth=False)  # type: ignore[arg-type]
+        rgb, bare = a.rgb[0].numpy(), b.rgb[0].numpy()
+        alpha, alpha_bare = a.alpha[0, ..., 0].numpy(), b.alpha[0, ..., 0].numpy()
+        altered = ((np.abs(rgb - bare).max(-1) > config.margin) | (alpha - alpha_bare > 0.1)) & (alpha > 0.5)
+        loss = np.abs(bare - photo.rgb).mean(-1) - np.abs(rgb - photo.rgb).mean(-1)
+        worse = np.clip(loss / config.margin, -1, 1)
+        support += float(np.where(alpha_bare < 0.6, 1.0, worse)[altered].sum())
+        total += int(altered.sum())
+    return support / total if total else None
+
+
+def share_inside(points: Array, template: Gaussians, world_from_object: Array, config: ProofConfig) -> float:
+    """Share of points [M, 3] within the solid box of a placed object."""
+    if len(points) == 0 or len(template) < 8:
+        return 0.0
+    means = template.means.double().numpy()
+    low, high = np.quantile(means, 0.05, axis=0), np.quantile(means, 0.95, axis=0)
+    middle, half = (low + high) / 2, config.solid * (high - low) / 2
+    local = (points - world_from_object[:3, 3]) @ world_from_object[:3, :3]
+    return float(np.all(np.abs(local - middle) <= half, axis=1).mean())

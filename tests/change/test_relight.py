@@ -1,0 +1,80 @@
+"""The light field of a visit is found from its photos, in spite of changed pixels, and helps views it was not fitted on."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ltgs.change.compare import Shot, compare
+from ltgs.change.relight import fit_light_field
+from ltgs.core.cameras import stack_cameras
+from ltgs.core.chronology import Appearance, SceneState
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.light_field import FACES, LightField
+from ltgs.render import render
+from tests.helpers import _camera, _place
+
+VIEWPOINT = torch.tensor([0.0, -2.8, 1.2])
+EXPECTED = torch.tensor([[0.02, 0.1, 0.02**2, 0.1**2]])
+
+
+def scene() -> SceneState:
+    gaussians = _place(np.random.default_rng(5))
+    return SceneState(gaussians, torch.zeros(len(gaussians), dtype=torch.long), Appearance())
+
+
+def window_light() -> LightField:
+    """Bright on the right, dark on the left."""
+    ramp = torch.linspace(-0.6, 0.3, 4)[:, None, None, None, None].expand(4, 4, 4, FACES, 3)
+    return LightField(torch.tensor([-2.0, -2.0, -0.5]), 4 / 3, ramp.contiguous(), VIEWPOINT)
+
+
+def photograph(gaussians: Gaussians, angle: float) -> Shot:
+    camera = _camera(f"v/{angle}.png", 1, angle)
+    with torch.no_grad():
+        return Shot(camera, render(gaussians, stack_cameras([camera]), with_depth=False).rgb[0].clamp(0, 1).numpy())
+
+
+def psnr(gaussians: Gaussians, affine: np.ndarray, shot: Shot) -> float:
+    with torch.no_grad():
+        rgb = render(gaussians, stack_cameras([shot.camera]), with_depth=False).rgb[0].numpy()
+    shown = np.clip(rgb @ affine[:, :3].T + affine[:, 3], 0, 1)
+    return float(-10 * np.log10(((shown - shot.photo) ** 2).mean()))
+
+
+def test_a_window_from_the_side_is_found_and_holds_for_another_view():
+    state = scene()
+    true = replace(state, appearance=Appearance(field=window_light())).lit()
+    shots = [photograph(true, a) for a in (-0.4, 0.0, 0.4)]
+    views, fits = compare(state.gaussians, EXPECTED.repeat(len(state.gaussians), 1), shots)
+    found = fit_light_field(state, views, VIEWPOINT)
+    assert found is not None
+    affine = np.mean([f.affine for f in fits], 0)
+    other = photograph(true, 0.2)
+    without, with_field = psnr(state.gaussians, affine, other), psnr(found.lit(state.gaussians, state.normals(VIEWPOINT)), affine, other)
+    assert with_field > without + 3, (without, with_field)
+
+
+def test_the_same_light_gives_no_field_to_speak_of():
+    state = scene()
+    views, _ = compare(state.gaussians, EXPECTED.repeat(len(state.gaussians), 1), [photograph(state.gaussians, 0.1)])
+    found = fit_light_field(state, views, VIEWPOINT)
+    assert found is not None and float(found.log_gain.abs().max()) < 0.05
+
+
+def test_changed_pixels_are_not_light():
+    state = scene()
+    shot = photograph(state.gaussians, 0.0)
+    views, _ = compare(state.gaussians, EXPECTED.repeat(len(state.gaussians), 1), [shot])
+    photo, mask = shot.photo.copy(), np.zeros(shot.photo.shape[:2], bool)
+    photo[30:70, 40:90] *= 0.3
+    mask[28:72, 38:92] = True
+    found = fit_light_field(state, [replace(views[0], photo=photo, mask=mask)], VIEWPOINT)
+    assert found is not None and float(found.log_gain.abs().max()) < 0.1
+
+
+def test_a_photo_that_sees_nothing_gives_none():
+    state = scene()
+    views, _ = compare(state.gaussians, EXPECTED.repeat(len(state.gaussians), 1), [photograph(state.gaussians, 0.0)])
+    nothing = replace(views[0], mask=np.ones_like(views[0].mask))
+    assert fit_light_field(state, [nothing], VIEWPOINT) is None
