@@ -16,6 +16,7 @@ from ltgs.errors import FormatError, InputError, UsageError
 from ltgs.optim.trainer import TrainConfig
 from ltgs.pipeline.update import UpdateConfig
 from ltgs.poses.localize import LocalizeConfig
+from ltgs.poses.photometric import PhotometricConfig
 from ltgs.poses.sfm import SfmConfig
 
 MAX_CONFIG_BYTES = 1 << 20
@@ -41,6 +42,7 @@ class RunConfig:
     """Training steps between two checkpoints on disk; a killed run loses at most this many."""
     sfm: SfmConfig = field(default_factory=SfmConfig)
     localize: LocalizeConfig = field(default_factory=LocalizeConfig)
+    photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     update: UpdateConfig = field(default_factory=UpdateConfig)
 

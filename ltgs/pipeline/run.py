@@ -238,7 +238,8 @@ class _Run:
             self.progress(ProgressEvent("update", message=message))
         with watch.stage("poses"):
             base = LocalizationMap.from_tensors(scene.side_data["localization_map"])
-            poses = stages.pose_later_visit(found, given, base, self.config, self.progress)
+            last_seen = scene.chronology.state_at(t - 1).gaussians.detach()
+            poses = stages.pose_later_visit(found, given, base, self.config, self.progress, last_seen)
         with watch.stage("photos"):
             records, images = stages.make_records(self.store, t, found, poses, self.config, self.progress)
             photos = stages.training_photos(records, images)

@@ -33,8 +33,9 @@ from ltgs.pipeline.checkpoint import CheckpointFolder, fingerprint
 from ltgs.pipeline.config import RunConfig, to_plain
 from ltgs.pipeline.interrupt import StopSignal
 from ltgs.poses.features import PhotoInput
-from ltgs.poses.localize import localize_photos
+from ltgs.poses.localize import LocalizedPhoto, localize_photos
 from ltgs.poses.map import LocalizationMap
+from ltgs.poses.photometric import image_uncertainty, refine_pose
 from ltgs.poses.sfm import SfmResult, reconstruct_poses, triangulate_given
 from ltgs.render import render
 
@@ -153,9 +154,14 @@ def pose_first_visit(
 
 
 def pose_later_visit(
-    visit: VisitInput, given: Mapping[str, PosedPhoto] | None, base: LocalizationMap, config: RunConfig, progress: Progress
+    visit: VisitInput, given: Mapping[str, PosedPhoto] | None, base: LocalizationMap, config: RunConfig, progress: Progress,
+    shown: Gaussians | None = None,
 ) -> PosedVisit:
-    """Place a later visit's photos on the first one; poses from a cameras file are taken as they are."""
+    """Place a later visit's photos on the first one; poses from a cameras file are taken as they are.
+
+    Args:
+        shown: the scene as last seen; given, poses that the matches leave uncertain are refined against its renders.
+    """
     posed, found = {}, {}
     for photo in visit.photos:
         pose = (given or {}).get(photo.name)
@@ -163,12 +169,42 @@ def pose_later_visit(
             posed[photo.name] = pose
             found[photo.name] = Localization(photo.name, pose.cam_from_world)
     rest = [p for p in visit.photos if p.name not in posed]
-    for outcome in localize_photos(base, rest, config=config.localize, progress=progress) if rest else []:
+    refined = 0
+    outcomes = localize_photos(base, rest, config=config.localize, progress=progress) if rest else []
+    for photo, outcome in zip(rest, outcomes, strict=True):
+        if shown is not None and config.photometric.enabled:
+            better = _refined(photo, outcome, base.viewing_distance, shown, config, visit.capture.timestep)
+            refined += better is not outcome
+            outcome = better
         found[outcome.localization.name] = outcome.localization
         if outcome.posed is not None:
             posed[outcome.localization.name] = outcome.posed
     words = ["given cameras"] * (len(rest) < len(visit.photos)) + ["SIFT + PnP on the first visit"] * bool(rest)
+    words += [f"{refined} refined against the render"] * bool(refined)
     return PosedVisit(posed, found, ", ".join(words) or "no photos")
+
+
+def _refined(
+    photo: PhotoInput, outcome: LocalizedPhoto, distance: float, shown: Gaussians, config: RunConfig, timestep: int
+) -> LocalizedPhoto:
+    """A pose that its matches leave uncertain, refined against the render; the same object if it stays as it was."""
+    found, posed = outcome.localization, outcome.posed
+    if posed is None or found.covariance is None:
+        return outcome
+    whole = Camera(posed.name, timestep, posed.width, posed.height, posed.K, posed.cam_from_world)
+    if image_uncertainty(whole, found.covariance, distance) < config.photometric.min_uncertainty:
+        return outcome
+    camera, image = working_photo(photo.path, posed, timestep, config.max_size)
+    result = refine_pose(shown, camera, image, found.covariance, config=config.photometric, backend=config.backend)
+    log.info("%s: %s", found.name, result.reason)
+    if not result.accepted:
+        return outcome
+    return LocalizedPhoto(
+        dataclasses.replace(
+            found, cam_from_world=result.cam_from_world, covariance=result.covariance, reason=f"{found.reason}, {result.reason}"
+        ),
+        dataclasses.replace(posed, cam_from_world=result.cam_from_world),
+    )
 
 
 def held_out(names: Sequence[str], every: int) -> set[str]:

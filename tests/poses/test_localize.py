@@ -176,3 +176,46 @@ def test_known_lens_models_are_judged_too() -> None:
     from ltgs.io.posed import PosedPhoto
 
     assert wild_camera(PosedPhoto("a", 320, 240, "PINHOLE", (300.0, 300.0, 160.0, 120.0), np.eye(4))) == ""
+
+
+def test_cost_per_photo_does_not_grow_with_the_first_visit(first_visit: FirstVisit, later, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Descriptor comparisons with the map stored ten times over: the same matching, and little more looking for neighbours."""
+    from ltgs.poses import localize, matching
+    from tests.bench.localize import repeated
+
+    compared = {"matching": 0, "retrieval": 0}
+    match, preview = localize.match_descriptors, matching.preview_scores
+
+    def counted_match(first, second, **options):
+        compared["matching"] += len(first) * len(second)
+        return match(first, second, **options)
+
+    def counted_preview(query, stack, **options):
+        compared["retrieval"] += len(query) * stack.shape[0] * stack.shape[1]
+        return preview(query, stack, **options)
+
+    monkeypatch.setattr(localize, "match_descriptors", counted_match)
+    monkeypatch.setattr(matching, "preview_scores", counted_preview)
+    config = replace(CONFIG, shortlist=7, first_neighbours=3, enough_inliers=50)
+    costs, poses = [], []
+    for times in (1, 10):
+        compared.update(matching=0, retrieval=0)
+        found = localize_photos(repeated(first_visit.result.map, times), later[0][:1], config=config)[0]
+        costs.append(dict(compared))
+        poses.append(found.posed.cam_from_world)
+    assert costs[1]["matching"] < 1.3 * costs[0]["matching"], costs
+    assert costs[1]["retrieval"] - costs[0]["retrieval"] == 64 * 64 * 70, "a sixteenth of a comparison per stored photo"
+    assert np.abs(poses[1] - poses[0]).max() < 0.01
+
+
+def test_more_neighbours_are_matched_only_when_the_pose_is_weak(first_visit: FirstVisit, later, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ltgs.poses import localize
+
+    calls = []
+    match = localize.match_descriptors
+    monkeypatch.setattr(localize, "match_descriptors", lambda *a, **k: calls.append(1) or match(*a, **k))
+    for enough, expected in ((50, 2), (100_000, 6)):
+        calls.clear()
+        config = replace(CONFIG, neighbours=6, first_neighbours=2, enough_inliers=enough)
+        found = localize_photos(first_visit.result.map, later[0][:1], config=config)[0]
+        assert found.posed is not None and len(calls) == expected

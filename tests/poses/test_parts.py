@@ -216,3 +216,34 @@ def test_errors_are_measured_in_degrees_and_units() -> None:
     turned["2"] = shifted
     errors = pose_errors(turned, truth, align=False)
     assert errors.rotation_deg == pytest.approx([0, 2, 0, 0], abs=1e-4) and errors.center == pytest.approx([0, 0, 0.3, 0], abs=1e-9)
+
+
+def test_nearest_photos_of_a_long_list_cost_little_more_and_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ltgs.poses import matching
+
+    rng = np.random.default_rng(0)
+    rows = torch.from_numpy(rng.normal(size=(200, 256, 128)).astype(np.float32)).abs()
+    stack = rows / rows.norm(dim=2, keepdim=True)
+    query = stack[0].clone()
+    overlap = {40: 200, 150: 128, 7: 96, 199: 64}
+    for photo, shared in overlap.items():
+        # Every second keypoint, so that the largest ones are among the shared ones.
+        chosen = torch.arange(256)[torch.argsort(torch.arange(256) % 2, stable=True)][:shared]
+        stack[photo, chosen] = query[chosen]
+    stack[0] = stack[1].flip(1)
+    compared = []
+    whole = matching.preview_scores
+    monkeypatch.setattr(matching, "preview_scores", lambda q, s, **k: compared.append(len(q) * s.shape[0] * s.shape[1]) or whole(q, s, **k))
+    full = matching.nearest_photos(query, stack, 4, shortlist=200)
+    exhaustive = sum(compared)
+    compared.clear()
+    short = matching.nearest_photos(query, stack, 4, shortlist=20)
+    assert full.tolist() == short.tolist() == [40, 150, 7, 199]
+    assert exhaustive == 256 * 256 * 200 and sum(compared) == 256 * 256 * 20 + 64 * 64 * 200
+
+
+def test_nearest_photos_of_nothing() -> None:
+    from ltgs.poses.matching import nearest_photos
+
+    assert nearest_photos(torch.zeros(0, 128), torch.zeros(5, 4, 128), 3, shortlist=2).tolist() == [0, 1]
+    assert nearest_photos(torch.zeros(4, 128), torch.zeros(0, 4, 128), 3, shortlist=2).tolist() == []
