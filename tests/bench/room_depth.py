@@ -5,8 +5,8 @@
 `--scenes` holds one stored scene per room whose first visit was reconstructed (`ltgs reconstruct ROOM/photos/<first visit> -o
 SCENES/ROOM`). Every update photo is placed on it as `ltgs update` does. Static surfaces are measured in rectified pairs with the nearest
 photo of the first visit; new and moved objects by `measure_surfaces` from the photos of their visit alone, and, for comparison, by
-rectified pairs; `--method` picks those whose names contain a text. Depths are compared in the photo's own pixels, relative to the truth; an object counts once per photo that shows it.
-The rooms are rendered, not photographed.
+rectified pairs. `--method` picks those whose names contain a text. Depths are compared in the photo's own pixels, relative to the truth;
+an object counts once per photo that shows it. The rooms are rendered, not photographed.
 """
 
 from __future__ import annotations
