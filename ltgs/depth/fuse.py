@@ -43,6 +43,8 @@ class StereoConfig:
     sgm: SgmConfig = field(default_factory=SgmConfig)
     register: RegisterConfig = field(default_factory=RegisterConfig)
     arbitrate: ArbitrateConfig = field(default_factory=ArbitrateConfig)
+    straighten: bool = True
+    """Without a prior, let pixels near disparity steps vote too: the windows of semi-global matching fatten outlines."""
 
 
 Matcher = Callable[[tuple[Photo, Photo], DisparityRange], TwoWay]
@@ -221,7 +223,7 @@ def _finish(
         dense = matched
     else:
         with clock("fill"):
-            dense = background_fill(matched, valid) if known is not None else fill_gaps(matched, valid, rgb)
+            dense = background_fill(matched, valid) if known is not None else fill_gaps(matched, valid, rgb, edges=config.straighten)
     source = np.where(valid, Source.STEREO, Source.FILLED).astype(np.uint8)
     disparity = dense
     out: dict[str, Any] = {}

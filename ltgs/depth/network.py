@@ -127,7 +127,7 @@ def _published(tensors: Mapping[str, Tensor], path: Path | str) -> StereoNetwork
     """Weights of a published model, told by layers that only it has."""
     names = {name.removeprefix("module.") for name in tensors}
     file = Path(path).name
-    if "modulater.conv1.0.weight" in names:
+    if {"modulater.conv1.0.weight", "cnet.layer1.0.weight"} <= names:
         net = StereoFusionNet(paper_config(published_sign=True))
         report, mono = load_authors(net, tensors)
         report.require_complete(str(path))
@@ -200,7 +200,7 @@ def match_network(
     own = network.takes_prior and (known is not None or network.needs_encoder)
     result = match_stereo(
         *photos, prior=None if own else prior, prior_valid=None if own else prior_valid, disparity_range=disparity_range, check=check,
-        config=config, matcher=matcher,
+        config=replace(config or StereoConfig(), straighten=False), matcher=matcher,
     )
     return _own_fusion(result, fused[0], known) if own else result
 

@@ -1,12 +1,12 @@
 """Depth of update photos against the true depth of rendered rooms, with and without the first visit's render.
 
-    python -m tests.bench.room_depth --rooms DIR --scenes DIR [--only desk] [--masks true] [--json out.json]
+    python -m tests.bench.room_depth --rooms DIR --scenes DIR [--only desk] [--method TEXT ...] [--masks true] [--json out.json]
 
 `--scenes` holds one stored scene per room whose first visit was reconstructed (`ltgs reconstruct ROOM/photos/<first visit> -o
 SCENES/ROOM`). Every update photo is placed on it as `ltgs update` does. Static surfaces are measured in rectified pairs with the nearest
 photo of the first visit; new and moved objects by `measure_surfaces` from the photos of their visit alone, and, for comparison, by
-rectified pairs. Depths are compared in the photo's own pixels, relative to the truth; an object counts once per photo that shows it.
-The rooms are rendered, not photographed.
+rectified pairs. `--method` picks those whose names contain a text. Depths are compared in the photo's own pixels, relative to the truth;
+an object counts once per photo that shows it. The rooms are rendered, not photographed.
 """
 
 from __future__ import annotations
@@ -177,7 +177,8 @@ def measure_static(view: View, first: Sequence[TrainingPhoto], tallies: dict[str
     """One update photo against the best partner of the first visit."""
     still = (view.change == 0) & (view.compared.alpha > 0.5)
     label = view.camera.name
-    tallies[STATIC[2]].add(label, view.surface, view.truth, still)
+    if STATIC[2] in tallies:
+        tallies[STATIC[2]].add(label, view.surface, view.truth, still)
     cameras = [view.camera, *(p.camera for p in first)]
     surfaces: list[Map | float] = [view.surface, *[float("nan")] * len(first)]
     pairs = choose_stereo_pairs(cameras, surfaces, wheres=[~view.wanted, *[None] * len(first)], config=PairConfig(partners=1))
@@ -189,6 +190,8 @@ def measure_static(view: View, first: Sequence[TrainingPhoto], tallies: dict[str
         (STATIC[1], {"depth": view.surface, "depth_valid": trusted}),
     ):
         depth = np.full_like(view.truth, np.nan)
+        if name not in tallies:
+            continue
         if pairs:
             other = first[pairs[0].second - 1]
             photos, both = (view.rgb, other.rgb), (view.camera, other.camera)
@@ -226,11 +229,12 @@ def measure_objects(room: Room, views: Sequence[View], tallies: dict[str, Tally]
     blind = [replace(v, content=None, surface=None) for v in known]
     typical = float(np.nanmedian([np.nanmedian(v.surface) for v in views]))
     wanted = [v.wanted for v in views]
-    results = {
-        OBJECTS[0]: timed(tallies[OBJECTS[0]], lambda: pair_depths(views)),
-        OBJECTS[1]: [f.depth for f in timed(tallies[OBJECTS[1]], lambda: measure_surfaces(blind, wanted, typical_depth=typical))],
-        OBJECTS[2]: [f.depth for f in timed(tallies[OBJECTS[2]], lambda: measure_surfaces(known, wanted))],
+    methods: dict[str, Callable[[], list[Map]]] = {
+        OBJECTS[0]: lambda: pair_depths(views),
+        OBJECTS[1]: lambda: [f.depth for f in measure_surfaces(blind, wanted, typical_depth=typical)],
+        OBJECTS[2]: lambda: [f.depth for f in measure_surfaces(known, wanted)],
     }
+    results = {name: timed(tallies[name], work) for name, work in methods.items() if name in tallies}
     for name, depths in results.items():
         for view, depth in zip(views, depths, strict=True):
             for number in np.unique(view.objects[view.change == 1]):
@@ -239,11 +243,13 @@ def measure_objects(room: Room, views: Sequence[View], tallies: dict[str, Tally]
                     tallies[name].add(f"{view.camera.name} {room.object(int(number)).name}", depth, view.truth, where)
 
 
-def measure_room(scene: Scene, room: Room, first: Sequence[TrainingPhoto], true_masks: bool) -> dict[str, Tally]:
-    """All methods on all later visits."""
+def measure_room(
+    scene: Scene, room: Room, first: Sequence[TrainingPhoto], names: Sequence[str], true_masks: bool
+) -> dict[str, Tally]:
+    """The named methods on all later visits."""
     ours = {p.name: p.camera.cam_from_world for p in scene.photos(time=0) if p.camera is not None}
     metres = align_cameras(ours, {p.name: p.camera.cam_from_world for p in room.photos}).scale
-    tallies = {name: Tally([], [], []) for name in (*STATIC, *OBJECTS)}
+    tallies = {name: Tally([], [], []) for name in names}
     for time_index in range(1, room.num_times):
         views = load_visit(scene, room, first, time_index, metres, true_masks)
         for view in views:
@@ -274,16 +280,18 @@ def main() -> None:
     parser.add_argument("--rooms", type=Path, required=True)
     parser.add_argument("--scenes", type=Path, required=True)
     parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--method", action="append", default=[])
     parser.add_argument("--masks", choices=("estimated", "true"), default="estimated")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    names = [n for n in (*STATIC, *OBJECTS) if not options.method or any(m in n for m in options.method)]
     rows, details = {}, {}
     for root in sorted(p for p in options.rooms.iterdir() if (p / "truth").is_dir()):
         if options.only and root.name not in options.only:
             continue
         store = SceneStore.open(options.scenes / root.name)
         scene, room = store.load(), read_room(root)
-        tallies = measure_room(scene, room, stages.stored_photos(store, scene.photos(time=0)), options.masks == "true")
+        tallies = measure_room(scene, room, stages.stored_photos(store, scene.photos(time=0)), names, options.masks == "true")
         rows[root.name] = {name: tally.row() for name, tally in tallies.items()}
         details[root.name] = {name: tally.details() for name, tally in tallies.items()}
     print(table(rows))

@@ -96,3 +96,15 @@ def test_refusals(prior: np.ndarray) -> None:
         register_prior(prior, few, prior, KNOWN)
     with pytest.raises(ValueError, match="larger = nearer"):
         register_prior(40 - 30 * prior, KNOWN, prior, KNOWN)
+
+
+def test_gaps_continue_the_drift_of_the_prior() -> None:
+    """A prior whose scale drifts across the photo, and a band at its left that only one camera sees."""
+    rows, columns = np.mgrid[0:120, 0:240].astype(np.float32)
+    disparity = 30 + 4 * np.sin(rows / 15) + 0.02 * columns
+    drifting = disparity * (1 + 0.0012 * columns)
+    seen = columns >= 48
+    found = register_prior(disparity, seen, drifting, np.ones_like(seen))
+    error = np.abs(found.apply(drifting) - disparity)
+    # Half a pixel where the prior itself moved by 1.7 pixels beyond the last match.
+    assert error[seen].max() < 0.25 and error[~seen].mean() < 0.3 and error[~seen].max() < 0.9
