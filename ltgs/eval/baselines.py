@@ -70,7 +70,7 @@ class BaselineConfig:
         """The training configuration of one visit."""
         every = max(1, int(0.7 * self.steps / (self.growth_rounds + 1)))
         return replace(
-            self.train, steps=self.steps, cap=int(first_count * self.room_to_grow), half_resolution_steps=0,
+            self.train, steps=self.steps, cap=int(first_count * self.room_to_grow), half_resolution_share=0.0,
             sh_every=max(1, self.steps // 4), growth=GrowthConfig(every=every, start=every),
         )
 
@@ -184,7 +184,7 @@ class _Run:
         points = colours = np.zeros((0, 3))
         if warm is None:
             points, colours = _coloured(self.visits.points, photos)
-            config = replace(config, half_resolution_steps=config.steps // 5)
+            config = replace(config, half_resolution_share=0.2)
         return train(
             photos, points, colours, extent=self.visits.extent, config=config, seed=self.seed + time, backend=self.backend,
             warm=warm,

@@ -115,6 +115,10 @@ class GaussianOptimizer:
         """Drop rows where `mask` [N] is False."""
         self._replace(lambda name, tensor, is_moment: tensor[mask])
 
+    def reorder(self, order: Tensor) -> None:
+        """Put row `order[i]` at place i; the parameters of every Gaussian stay as they are."""
+        self._replace(lambda name, tensor, is_moment: tensor[order])
+
     def state_tensors(self) -> dict[str, Tensor]:
         """All parameters and moments, for a checkpoint."""
         out = {f"param.{k}": v.detach() for k, v in self.params.items()}

@@ -16,9 +16,10 @@ from ltgs.core.cameras import Cameras, stack_cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.progress import Progress, ProgressEvent, silent
 from ltgs.errors import ConvergenceError
-from ltgs.imaging.losses import photometric_loss
+from ltgs.imaging.losses import exposed_loss
 from ltgs.optim.growth import GaussianOptimizer, GrowthConfig, add_position_noise, grow
 from ltgs.optim.initialize import InitConfig, TrainingPhoto, initial_gaussians
+from ltgs.optim.order import morton_order
 from ltgs.render import render
 
 log = logging.getLogger("ltgs.optim")
@@ -37,10 +38,14 @@ class TrainConfig:
     """Highest spherical-harmonic band."""
     sh_every: int = 500
     """Steps after which one more band is switched on."""
-    half_resolution_steps: int = 600
-    """Warm-up steps at half the resolution."""
+    half_resolution_share: float = 0.3
+    """Share of the steps, from the start, at half the resolution."""
+    quarter_resolution_share: float = 0.0
+    """Share of the steps, from the start, at a quarter of the resolution; part of those above."""
     lr_means: float = 2.0e-4
-    """Times the scene extent; decays exponentially to 1/100."""
+    """Times the scene extent; decays exponentially."""
+    lr_means_final: float = 0.01
+    """Share of that rate left at the last step."""
     lr_quats: float = 1e-3
     """Learning rate of the rotations."""
     lr_log_scales: float = 7e-3
@@ -51,6 +56,10 @@ class TrainConfig:
     """Learning rate of the base colour."""
     lr_sh_rest: float = 1.25e-4
     """Learning rate of the view-dependent colour."""
+    lr_final: float = 1.0
+    """Once growth has ended, the rates of everything but the means fall to this share (half a cosine)."""
+    probe_every: int = 2
+    """Steps between two that measure which Gaussians the error falls on."""
     lr_exposure: float = 1e-3
     """Learning rate of the per-photo 3x4 colour affine."""
     exposure_pull: float = 0.05
@@ -164,14 +173,14 @@ class _Trainer:
         self.losses: list[float] = []
         self.exposures = torch.eye(3, 4).repeat(len(photos), 1, 1).requires_grad_(True)
         self.exposure_adam = torch.optim.Adam([self.exposures], lr=config.lr_exposure)
-        self._cache: dict[tuple[int, bool], tuple[Cameras, Tensor, Tensor | None]] = {}
+        self._cache: dict[tuple[int, int], tuple[Cameras, Tensor, Tensor | None]] = {}
 
     def start(self, points_xyz: Array, points_rgb: Array) -> None:
         c = self.config
         first = initial_gaussians(
             self.photos, points_xyz, points_rgb, cap=c.cap, sh_degree=c.sh_degree, config=c.init, rng=self.rng
         )
-        self._adopt(first)
+        self._adopt(first[morton_order(first.means)])
 
     def go_on(self, warm: WarmStart) -> None:
         """Start from Gaussians instead of points."""
@@ -184,20 +193,34 @@ class _Trainer:
 
     def _adopt(self, gaussians: Gaussians) -> None:
         c = self.config
-        rates = {
+        self.rates = {
             "means": c.lr_means * self.extent, "quats": c.lr_quats, "log_scales": c.lr_log_scales,
             "opacity_logits": c.lr_opacity, "sh_dc": c.lr_sh_dc, "sh_rest": c.lr_sh_rest,
         }
-        self.optimizer = GaussianOptimizer(gaussians, rates)
+        self.optimizer = GaussianOptimizer(gaussians, self.rates)
         self.start_count = len(gaussians)
         self.error = torch.zeros(len(gaussians))
 
-    def view(self, index: int, half: bool) -> tuple[Cameras, Tensor, Tensor | None]:
-        """Camera, uint8 target and weight of a photo, at full or half resolution."""
-        key = (index, half)
+    def view(self, index: int) -> tuple[Cameras, Tensor, Tensor | None]:
+        """Camera, uint8 target and weight of a photo at the resolution of the present step."""
+        c = self.config
+        done = self.step / c.steps
+        divisor = 4 if done < c.quarter_resolution_share else 2 if done < c.half_resolution_share else 1
+        key = (index, divisor)
         if key not in self._cache:
-            self._cache[key] = training_view(self.photos[index], 2 if half else 1)
+            self._cache[key] = training_view(self.photos[index], divisor)
         return self._cache[key]
+
+    def set_rates(self) -> float:
+        """Learning rates of the present step; returns that of the means."""
+        c = self.config
+        done = self.step / c.steps
+        rate = c.lr_means * self.extent * c.lr_means_final ** done
+        settled = max(0.0, (done - c.growth.stop_share) / (1 - c.growth.stop_share)) if c.growth.stop_share < 1 else 0.0
+        factor = c.lr_final + (1 - c.lr_final) * 0.5 * (1 + math.cos(math.pi * settled))
+        for name, full in self.rates.items():
+            self.optimizer.set_learning_rate(name, rate if name == "means" else full * factor)
+        return rate
 
     def next_photo(self) -> int:
         if not self.order:
@@ -207,31 +230,26 @@ class _Trainer:
     def one_step(self) -> None:
         c = self.config
         index = self.next_photo()
-        camera, target8, weight = self.view(index, self.step < c.half_resolution_steps)
+        camera, target8, weight = self.view(index)
         target = target8.float() / 255
-        rate = c.lr_means * self.extent * 0.01 ** (self.step / c.steps)
-        self.optimizer.set_learning_rate("means", rate)
+        rate = self.set_rates()
         gaussians = self.optimizer.gaussians()
         drawn = gaussians if self.frozen is None else Gaussians.concatenate([gaussians, self.frozen])
         background = torch.rand(3, generator=self.generator) if c.random_background else None
         growing = self.step < c.growth.stop_share * c.steps
-        probe = torch.zeros(len(drawn), 1, requires_grad=True) if growing and self.step % 2 == 0 else None
+        probe = torch.zeros(len(drawn), 1, requires_grad=True) if growing and self.step % c.probe_every == 0 else None
         degree = drawn.sh_degree if self.is_warm else min(c.sh_degree, self.step // c.sh_every)
         out = render(
             drawn, camera, backend=self.backend, background=background, features=probe,  # type: ignore[arg-type]
             sh_degree=degree, with_depth=False,
         )
         exposure = self.exposures[index]
-        shown = out.rgb[0] @ exposure[:, :3].T + exposure[:, 3]
-        if weight is not None:
-            target = torch.lerp(shown.detach(), target, weight[..., None])
-        loss = photometric_loss(shown, target, c.ssim_weight)
+        loss, difference = exposed_loss(out.rgb[0], exposure, target, c.ssim_weight, weight)
         total = loss + c.opacity_pull * gaussians.opacities.mean() + c.scale_pull * gaussians.scales.mean() / self.extent
         total = total + c.exposure_pull * (exposure - torch.eye(3, 4)).square().sum()
         if probe is not None:
             # The gradient with respect to a zero feature is the Gaussian's share of the error image.
-            error_image = (shown.detach() - target).abs().mean(-1, keepdim=True)
-            total = total + (out.features[0] * error_image).sum()
+            total = total + (out.features[0] * difference.abs().mean(-1, keepdim=True)).sum()
         total.backward()
         value = float(loss.detach())
         if not math.isfinite(value) or out.num_dropped:
@@ -262,6 +280,8 @@ class _Trainer:
             progress = min(1.0, self.step / (0.85 * g.stop_share * c.steps))
             target = int(self.start_count + (c.cap - self.start_count) * progress)
             grow(self.optimizer, self.error, target_count=target, config=g, generator=self.generator)
+            if not self.is_warm:  # whose rows the caller knows
+                self.optimizer.reorder(morton_order(self.optimizer.params["means"]))
             self.error = torch.zeros(len(self.optimizer))
 
     def recent_loss(self, count: int) -> float:

@@ -17,7 +17,7 @@ from ltgs.optim.trainer import TrainConfig, WarmStart, train
 from ltgs.render import render
 
 CONFIG = TrainConfig(
-    steps=60, cap=900, sh_degree=1, half_resolution_steps=10, growth=GrowthConfig(every=10, start=10), stop_window=1000
+    steps=60, cap=900, sh_degree=1, half_resolution_share=0.17, growth=GrowthConfig(every=10, start=10), stop_window=1000
 )
 
 
@@ -111,7 +111,7 @@ def test_going_on_keeps_what_is_frozen_and_improves_the_rest(capture):
     start = train(*capture, extent=1.0, config=CONFIG).gaussians
     moving, frozen = start[: len(start) // 2], start[len(start) // 2:]
     moving = dataclasses.replace(moving, sh=moving.sh + 0.4)
-    config = dataclasses.replace(CONFIG, half_resolution_steps=0, cap=len(moving) + 40)
+    config = dataclasses.replace(CONFIG, half_resolution_share=0.0, cap=len(moving) + 40)
     short = dataclasses.replace(config, steps=2)
     few, many = (train(photos, *capture[1:], extent=1.0, config=c, warm=WarmStart(moving, frozen)) for c in (short, config))
     assert many.figures["train_loss"] < 0.8 * few.figures["train_loss"]
@@ -126,7 +126,7 @@ def test_a_light_shared_by_all_photos_is_exposure_beside_frozen_gaussians(captur
     dim = [dataclasses.replace(p, rgb=(p.rgb * 0.6).astype(np.uint8)) for p in photos]
     guess = np.tile(0.6 * np.eye(3, 4), (len(photos), 1, 1))
     warm = WarmStart(start[:50], start[50:], guess)
-    config = dataclasses.replace(CONFIG, steps=10, half_resolution_steps=0, cap=60)
+    config = dataclasses.replace(CONFIG, steps=10, half_resolution_share=0.0, cap=60)
     beside_frozen = train(dim, *capture[1:], extent=1.0, config=config, warm=warm)
     alone = train(dim, *capture[1:], extent=1.0, config=config, warm=dataclasses.replace(warm, frozen=None))
     np.testing.assert_allclose(beside_frozen.exposures[:, range(3), range(3)], 0.6, atol=0.03)
