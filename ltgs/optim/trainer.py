@@ -56,6 +56,8 @@ class TrainConfig:
     """Learning rate of the base colour."""
     lr_sh_rest: float = 1.25e-4
     """Learning rate of the view-dependent colour."""
+    rate_power: float = 0.5
+    """The rates are those for 30,000 steps; with fewer, all are multiplied by (30,000 / steps) to this power."""
     lr_final: float = 1.0
     """Once growth has ended, the rates of everything but the means fall to this share (half a cosine)."""
     probe_every: int = 2
@@ -218,9 +220,10 @@ class _Trainer:
         rate = c.lr_means * self.extent * c.lr_means_final ** done
         settled = max(0.0, (done - c.growth.stop_share) / (1 - c.growth.stop_share)) if c.growth.stop_share < 1 else 0.0
         factor = c.lr_final + (1 - c.lr_final) * 0.5 * (1 + math.cos(math.pi * settled))
+        boost = max(1.0, 30_000 / c.steps) ** c.rate_power
         for name, full in self.rates.items():
-            self.optimizer.set_learning_rate(name, rate if name == "means" else full * factor)
-        return rate
+            self.optimizer.set_learning_rate(name, boost * (rate if name == "means" else full * factor))
+        return boost * rate
 
     def next_photo(self) -> int:
         if not self.order:
