@@ -26,7 +26,7 @@ class GrowthConfig:
     """Steps between two growth rounds."""
     start: int = 100
     """First step of growth."""
-    stop_share: float = 0.7
+    stop_share: float = 0.6
     """Growth ends at this share of all steps; the rest settles."""
     dead_opacity: float = 0.005
     """Gaussians below this opacity are relocated (3DGS-MCMC)."""

@@ -13,7 +13,7 @@ from ltgs.errors import ConvergenceError
 from ltgs.optim.growth import GrowthConfig
 from ltgs.optim.initialize import InitConfig, TrainingPhoto, gaussians_from_points, points_from_pixels
 from ltgs.optim.residual import expected_residual
-from ltgs.optim.trainer import TrainConfig, WarmStart, train
+from ltgs.optim.trainer import MAX_BOOST, TrainConfig, WarmStart, rate_factors, train
 from ltgs.render import render
 
 CONFIG = TrainConfig(
@@ -79,6 +79,20 @@ def test_non_finite_parameters_are_reported(capture):
     photos, xyz, rgb = capture
     with pytest.raises(ConvergenceError, match="step"):
         train(photos, xyz, rgb, extent=float("nan"), config=CONFIG)
+
+
+def test_short_runs_take_longer_steps_that_fall_to_the_same_share():
+    long, short = TrainConfig(steps=30_000), TrainConfig(steps=30_000 // 16)
+    assert rate_factors(0, long) == (1.0, 1.0)
+    assert rate_factors(0, short) == pytest.approx((4.0, 4.0))
+    assert rate_factors(0, TrainConfig(steps=20)) == (MAX_BOOST, MAX_BOOST)
+    assert rate_factors(0, short, is_warm=True) == (1.0, 1.0)
+    for config in (long, short):
+        first, last = rate_factors(0, config), rate_factors(config.steps, config)
+        assert last == pytest.approx((config.lr_means_final * first[0], config.lr_final * first[1]))
+        growing = int(config.growth.stop_share * config.steps)
+        assert rate_factors(growing, config)[1] == pytest.approx(first[1])
+        assert rate_factors(growing + config.steps // 5, config)[1] < first[1]
 
 
 def test_no_photos_is_refused():
