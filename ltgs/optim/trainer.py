@@ -44,8 +44,8 @@ class TrainConfig:
     """Steps after which one more band is switched on."""
     half_resolution_share: float = 0.3
     """Share of the steps, from the start, at half the resolution."""
-    lr_means: float = 2.0e-4
-    """Times the scene extent; decays exponentially."""
+    lr_means: float = 0.0116
+    """Times the median size (standard deviation) of the first Gaussians; decays exponentially."""
     lr_means_final: float = 0.1
     """Share of that rate left at the last step (3DGS has 0.01, which is too cold for few steps)."""
     lr_quats: float = 1e-3
@@ -129,7 +129,7 @@ def train(
     """Fit Gaussians to photos.
 
     Args:
-        extent: radius of the cameras, scene units; learning rates and penalties are relative to it.
+        extent: radius of the cameras, scene units; the penalty on sizes is relative to it.
         save_checkpoint: called with the step and a flat dict of tensors that `resume_from` accepts for an exact resume.
         warm: Gaussians to go on from; the points are not used then, and a checkpoint needs the same `warm` again.
 
@@ -206,10 +206,11 @@ class _Trainer:
             with torch.no_grad():
                 self.exposures.copy_(torch.as_tensor(warm.exposures, dtype=torch.float32))
 
-    def _adopt(self, gaussians: Gaussians) -> None:
+    def _adopt(self, gaussians: Gaussians, size: float | None = None) -> None:
         c = self.config
+        self.size = float(gaussians.scales.median()) if size is None else size
         self.rates = {
-            "means": c.lr_means * self.extent, "quats": c.lr_quats, "log_scales": c.lr_log_scales,
+            "means": c.lr_means * self.size, "quats": c.lr_quats, "log_scales": c.lr_log_scales,
             "opacity_logits": c.lr_opacity, "sh_dc": c.lr_sh_dc, "sh_rest": c.lr_sh_rest,
         }
         self.optimizer = GaussianOptimizer(gaussians, self.rates)
@@ -315,6 +316,7 @@ class _Trainer:
             "error": self.error,
             "step": torch.tensor(self.step),
             "start_count": torch.tensor(self.start_count),
+            "size": torch.tensor(self.size, dtype=torch.float64),
             "order": torch.tensor(self.order, dtype=torch.int64),
             "losses": torch.tensor(self.losses, dtype=torch.float64),
             "generator": self.generator.get_state(),
@@ -326,7 +328,7 @@ class _Trainer:
         self._adopt(Gaussians(
             **{k: state[f"param.{k}"] for k in names},
             sh=torch.cat([state["param.sh_dc"], state["param.sh_rest"]], 1),
-        ))
+        ), float(state["size"]))
         self.optimizer.load_state_tensors(state)
         with torch.no_grad():
             self.exposures.copy_(state["exposures"])
