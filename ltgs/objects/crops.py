@@ -33,12 +33,12 @@ class CostConfig:
     """Crop border around the instance and the object relative to the object's size in the image."""
     guess_discount: float = 0.5
     """How much less a pixel costs that shows a guessed side of the object: its outline counts, its colours hardly."""
-    shading_cells: int = 8
+    shading_cells: int = 24
     """Cells per side of the crop, over which the brightness of an object may differ smoothly from its template's: a turned
     object takes its shading from the place, not from the template."""
     shading_limits: tuple[float, float] = (0.6, 1.6)
     """Bounds of that difference."""
-    shading_prior: float = 0.02
+    shading_prior: float = 0.003
     """Weight of no difference, squared colour units."""
 
 
@@ -120,21 +120,26 @@ def _cut(view: ComparedView, mask: NDArray[np.bool_], corner: Array, side: float
 
 def pose_costs(model: Model, poses: Tensor, crops: Sequence[Crop], config: CostConfig, backend: str) -> Tensor:
     """[P, 4, 4] poses -> [P] mean robust cost; differentiable in the poses. The object stays, the cameras move."""
-    size = crops[0].photo.shape[0]
-    num = len(poses)
-    total, weight = poses.new_zeros(num), 0.0
+    total, weight = poses.new_zeros(len(poses)), 0.0
     for crop in crops:
-        cameras = Cameras(crop.K.expand(num, 3, 3), crop.cam_from_world @ poses, size, size)
-        out = render(model.gaussians, cameras, backend=backend, features=model.guess_flags)  # type: ignore[arg-type]
-        lit = (out.rgb @ crop.light[:, :3].T + out.alpha * crop.light[:, 3]) * crop.gain
-        visible = (out.depth[..., 0] < crop.depth * 1.03).to(lit.dtype).detach()[..., None]
-        covered = out.alpha * visible
-        cost = _pixel_cost(shaded(lit * visible, covered, crop.photo, config), covered, crop, config)
-        if out.features is not None:
-            cost = cost * (1 - config.guess_discount * out.features[..., 0] * visible[..., 0])
+        cost, _ = _drawn_cost(model, poses, crop, config, backend)
         total = total + (cost * crop.weight).sum((1, 2))
         weight += float(crop.weight.sum())
     return total / max(weight, 1.0)
+
+
+def _drawn_cost(model: Model, poses: Tensor, crop: Crop, config: CostConfig, backend: str) -> tuple[Tensor, Tensor]:
+    """[P, h, w] robust cost per pixel with the object drawn, and [P, h, w, 1] how much of the pixel it covers."""
+    size, num = crop.photo.shape[0], len(poses)
+    cameras = Cameras(crop.K.expand(num, 3, 3), crop.cam_from_world @ poses, size, size)
+    out = render(model.gaussians, cameras, backend=backend, features=model.guess_flags)  # type: ignore[arg-type]
+    lit = (out.rgb @ crop.light[:, :3].T + out.alpha * crop.light[:, 3]) * crop.gain
+    visible = (out.depth[..., 0] < crop.depth * 1.03).to(lit.dtype).detach()[..., None]
+    covered = out.alpha * visible
+    cost = _pixel_cost(shaded(lit * visible, covered, crop.photo, config), covered, crop, config)
+    if out.features is not None:
+        cost = cost * (1 - config.guess_discount * out.features[..., 0] * visible[..., 0])
+    return cost, covered
 
 
 @lru_cache(maxsize=16)
