@@ -95,6 +95,21 @@ def test_short_runs_take_longer_steps_that_fall_to_the_same_share():
         assert rate_factors(growing + config.steps // 5, config)[1] < first[1]
 
 
+def test_the_unit_of_the_world_does_not_matter(capture):
+    photos, xyz, rgb = capture
+    config = dataclasses.replace(CONFIG, steps=30)
+
+    def loss(scale: float) -> float:
+        moved = []
+        for p in photos:
+            pose = p.camera.cam_from_world.copy()
+            pose[:3, 3] *= scale
+            moved.append(dataclasses.replace(p, camera=dataclasses.replace(p.camera, cam_from_world=pose)))
+        return train(moved, xyz * scale, rgb, extent=scale, config=config).figures["train_loss"]
+
+    assert loss(8.0) == pytest.approx(loss(1.0), rel=0.02)
+
+
 def test_no_photos_is_refused():
     with pytest.raises(ValueError, match="at least one photo"):
         train([], np.zeros((9, 3)), np.zeros((9, 3)), extent=1.0, config=CONFIG)
