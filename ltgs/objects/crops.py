@@ -120,21 +120,42 @@ def _cut(view: ComparedView, mask: NDArray[np.bool_], corner: Array, side: float
 
 def pose_costs(model: Model, poses: Tensor, crops: Sequence[Crop], config: CostConfig, backend: str) -> Tensor:
     """[P, 4, 4] poses -> [P] mean robust cost; differentiable in the poses. The object stays, the cameras move."""
-    size = crops[0].photo.shape[0]
-    num = len(poses)
-    total, weight = poses.new_zeros(num), 0.0
+    total, weight = poses.new_zeros(len(poses)), 0.0
     for crop in crops:
-        cameras = Cameras(crop.K.expand(num, 3, 3), crop.cam_from_world @ poses, size, size)
-        out = render(model.gaussians, cameras, backend=backend, features=model.guess_flags)  # type: ignore[arg-type]
-        lit = (out.rgb @ crop.light[:, :3].T + out.alpha * crop.light[:, 3]) * crop.gain
-        visible = (out.depth[..., 0] < crop.depth * 1.03).to(lit.dtype).detach()[..., None]
-        covered = out.alpha * visible
-        cost = _pixel_cost(shaded(lit * visible, covered, crop.photo, config), covered, crop, config)
-        if out.features is not None:
-            cost = cost * (1 - config.guess_discount * out.features[..., 0] * visible[..., 0])
+        cost, _ = _drawn_cost(model, poses, crop, config, backend)
         total = total + (cost * crop.weight).sum((1, 2))
         weight += float(crop.weight.sum())
     return total / max(weight, 1.0)
+
+
+def explained_share(model: Model, pose: Tensor, crops: Sequence[Crop], config: CostConfig, backend: str) -> float:
+    """Share of the cost, where the instance is or the object [4, 4] is drawn, that drawing the object explains; at most 1.
+
+    What else differs in the crops, a shadow for instance, neither helps nor harms.
+    """
+    with_object, without = 0.0, 0.0
+    with torch.no_grad():
+        for crop in crops:
+            cost, covered = _drawn_cost(model, pose[None], crop, config, backend)
+            where = crop.weight * ((covered[0, ..., 0] > 0.5) | (crop.mask > 0.5))
+            nothing = _pixel_cost(torch.zeros_like(crop.shown), torch.zeros_like(crop.alpha), crop, config)
+            with_object += float((cost[0] * where).sum())
+            without += float((nothing * where).sum())
+    return 1 - with_object / max(without, 1e-12)
+
+
+def _drawn_cost(model: Model, poses: Tensor, crop: Crop, config: CostConfig, backend: str) -> tuple[Tensor, Tensor]:
+    """[P, h, w] robust cost per pixel with the object drawn, and [P, h, w, 1] how much of the pixel it covers."""
+    size, num = crop.photo.shape[0], len(poses)
+    cameras = Cameras(crop.K.expand(num, 3, 3), crop.cam_from_world @ poses, size, size)
+    out = render(model.gaussians, cameras, backend=backend, features=model.guess_flags)  # type: ignore[arg-type]
+    lit = (out.rgb @ crop.light[:, :3].T + out.alpha * crop.light[:, 3]) * crop.gain
+    visible = (out.depth[..., 0] < crop.depth * 1.03).to(lit.dtype).detach()[..., None]
+    covered = out.alpha * visible
+    cost = _pixel_cost(shaded(lit * visible, covered, crop.photo, config), covered, crop, config)
+    if out.features is not None:
+        cost = cost * (1 - config.guess_discount * out.features[..., 0] * visible[..., 0])
+    return cost, covered
 
 
 @lru_cache(maxsize=16)

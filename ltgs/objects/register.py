@@ -206,21 +206,32 @@ def compare_turns(
     config = config or RegisterConfig()
     scout = make_crops(views, instance, model.radius, config.scout_px, config.cost.margin)
     fine = make_crops(views, instance, model.radius, config.fine_px, config.cost.margin)
-    turned = _best_turns(model, found.world_from_object, up, scout, config, backend)
-    scouted = _refine(model, turned, scout, config.scout_steps, config, backend)
+    turns = _turns(model, found.world_from_object, up, scout, config, backend)
+    apart = np.array([rotation_angle_deg(p[:3, :3].T @ found.world_from_object[:3, :3]) > 12 for p in turns.starts])
+    starts, costs = turns.starts[apart], turns.costs[apart]
+    best = starts[_spread_best(starts, costs, config.num_turned, apart_deg=15.0)]
+    scouted = _refine(model, best, scout, config.scout_steps, config, backend)
     final = _refine(model, np.array([pose for pose, _ in scouted[:2]]), fine, config.steps, config, backend)
-    return _hypothesis(model, sorted([*found.ranked, *final], key=lambda r: r[1]), fine, config, backend)
+    ranked = sorted([*found.ranked, *final], key=lambda r: r[1])
+    # How fast the cost rises along the turns says how well the photos tell them apart.
+    scale = ranked[0][1] / max(float(turns.costs.min()), 1e-12)
+    return _hypothesis(model, ranked, fine, config, backend, [(p, float(c) * scale) for p, c in zip(starts, costs, strict=True)])
 
 
 def _hypothesis(
     model: Model, ranked: Sequence[tuple[Array, float]], fine: Sequence[Crop], config: RegisterConfig, backend: str,
+    others: Sequence[tuple[Array, float]] = (),
 ) -> PoseHypothesis:
-    """The best of some refined poses (best first); a clearly turned one that is nearly as good marks a symmetry."""
+    """The best of some refined poses (best first); a clearly turned one that is nearly as good marks a symmetry.
+
+    Args:
+        others: more poses and their costs that only widen the covariance.
+    """
     pose, cost = ranked[0]
     ambiguous = any(
         c < cost * config.symmetry_tie and rotation_angle_deg(p[:3, :3].T @ pose[:3, :3]) > 20 for p, c in ranked[1:]
     )
-    covariance = _covariance(model, pose, fine, config, backend) + _spread_of_ties(ranked, config)
+    covariance = _covariance(model, pose, fine, config, backend) + _spread_of_ties([*ranked, *others], config)
     # Whether the object is there at all must not be decided by sides that nobody saw being excused; nor does a bad guess
     # speak against it.
     strict, at = replace(config.cost, guess_discount=0.0), torch.as_tensor(pose, dtype=torch.float32)[None]
@@ -271,10 +282,8 @@ def _rotation(axis: Array, angle: float) -> Array:
     return so3_exp(torch.as_tensor(axis * angle)).numpy()
 
 
-def _best_turns(
-    model: Model, pose: Array, up: Array, crops: Sequence[Crop], config: RegisterConfig, backend: str
-) -> Array:
-    """[T, 4, 4] the best turns of a pose about the vertical and about the object's own long axis, other than the pose itself."""
+def _turns(model: Model, pose: Array, up: Array, crops: Sequence[Crop], config: RegisterConfig, backend: str) -> Sweep:
+    """A pose turned about the vertical and about the object's own long axis."""
     means = model.seen.means.double().numpy()
     middle = np.median(means, axis=0)
     long_axis = pose[:3, :3] @ np.linalg.svd(means - middle, full_matrices=False)[2][0]
@@ -287,9 +296,7 @@ def _best_turns(
         # Centring helps turns whose outline differs; where the mask is cut off it harms.
         both = torch.cat([at, starts])
         costs = pose_costs(model, both, crops, config.cost, backend).double().numpy()
-    turned = both.double().numpy()
-    keep = [i for i in range(len(turned)) if rotation_angle_deg(turned[i, :3, :3].T @ pose[:3, :3]) > 12]
-    return turned[keep][_spread_best(turned[keep], costs[keep], config.num_turned, apart_deg=15.0)]
+    return Sweep(both.double().numpy(), costs, empty_cost(crops, config.cost))
 
 
 def _spread_best(poses: Array, costs: Array, count: int, *, apart_deg: float = 20.0) -> list[int]:

@@ -42,6 +42,10 @@ class BuildConfig:
     """Every n-th pixel of a revealed patch seeds one Gaussian."""
     min_surface: float = 2e-5
     """Revealed patches smaller than this share of the image are ignored."""
+    push: float = 1.15
+    """Factor by which the depth of a patch grows while it lies where nothing is."""
+    push_steps: int = 8
+    """Most such steps; what is not through by then is left out."""
 
 
 class MeasuredSurface(Protocol):
@@ -214,10 +218,14 @@ def revealed_surface(
     *,
     sh_degree: int,
     config: BuildConfig | None = None,
+    empty: Callable[[Array], NDArray[np.bool_]] | None = None,
 ) -> Gaussians | None:
     """Gaussians for patches that were hidden until something left: the depth of the surroundings, the colour of the capture.
 
     Pixels already covered by an earlier view's patch are not seeded twice.
+
+    Args:
+        empty: whether places [M, 3] are known to be empty; then the patch must lie further behind.
 
     Returns:
         Gaussians in world coordinates, or None if nothing was revealed.
@@ -239,15 +247,33 @@ def revealed_surface(
         rows, columns = np.nonzero(hole)
         pick = (rows % config.surface_step == 0) & (columns % config.surface_step == 0)
         rows, columns = rows[pick], columns[pick]
+        z, world = _behind_empty(view, rows, columns, depth[rows, columns], empty, config)
+        rows, columns, z, world = (a[np.isfinite(z)] for a in (rows, columns, z, world))
         if len(rows) == 0:
             continue
-        z = depth[rows, columns]
-        rays = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1) @ np.linalg.inv(view.camera.K).T * z[:, None]
-        world = (rays - view.camera.cam_from_world[:3, 3]) @ view.camera.cam_from_world[:3, :3]
         spacing = z / view.camera.K[0, 0] * config.surface_step * 0.7
         colours = unlight(view, view.photo[rows, columns].astype(float), rows, columns)
         parts.append(_seed_gaussians(world, colours, spacing, 0.9, sh_degree))
     return Gaussians.concatenate(parts) if parts else None
+
+
+def _behind_empty(
+    view: ComparedView, rows: NDArray, columns: NDArray, depth: Array, empty: Callable[[Array], NDArray[np.bool_]] | None,
+    config: BuildConfig,
+) -> tuple[Array, Array]:
+    """Depths [M] of pixels and their world points [M, 3], pushed back behind what is known to be empty; NaN if all of it is."""
+    rays = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1) @ np.linalg.inv(view.camera.K).T
+
+    def points(z: Array, which: NDArray) -> Array:
+        return (rays[which] * z[which, None] - view.camera.cam_from_world[:3, 3]) @ view.camera.cam_from_world[:3, :3]
+
+    depth, blocked = depth.copy(), np.arange(len(rows))
+    for _ in range(config.push_steps if empty is not None else 0):
+        blocked = blocked[empty(points(depth, blocked))]
+        depth[blocked] *= config.push
+    if empty is not None:
+        depth[blocked] = np.nan
+    return depth, points(depth, np.arange(len(rows)))
 
 
 def _fill_inverse_depth(view: ComparedView, hole: NDArray[np.bool_]) -> Array:

@@ -37,7 +37,7 @@ class CompleteConfig:
     replay_photos: int = 24
     """Most first-visit photos looked at, those first that show most of it."""
     empty_photos: float = 2.0
-    """First-visit photos that must have looked through a seed's place to drop it."""
+    """First-visit photos that must have looked through a seed's place to move it further back."""
     lr_means: float = 0.03
     """Rate of the means relative to the median size of the Gaussians."""
     lr_log_scales: float = 0.01

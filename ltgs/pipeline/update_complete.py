@@ -57,10 +57,11 @@ def complete_visit(
         shares.append(float(masks[-1].mean()))
     if np.mean(shares) < config.min_share:
         return chronology
-    seeds = revealed_surface(views, masks, sh_degree=0, config=replace(build, surface_step=config.seed_step))
-    if seeds is not None:
-        seeds = seeds[torch.from_numpy(looked_through(seeds.means.double().numpy()) < config.empty_photos)]
-    if seeds is None or len(seeds) == 0:
+    seeds = revealed_surface(
+        views, masks, sh_degree=0, config=replace(build, surface_step=config.seed_step),
+        empty=lambda points: looked_through(points) >= config.empty_photos,
+    )
+    if seeds is None:
         return chronology
     lifted = _to_fit_again(state.gaussians, poor, views, config, backend)
     rows = lifted.nonzero()[:, 0]

@@ -9,7 +9,7 @@ import torch
 from ltgs.core.cameras import Camera
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
-from ltgs.objects.hull import HullInstance
+from ltgs.objects.hull import HullInstance, project
 from ltgs.objects.templates import build_template, complete_members, framed, grow_template, revealed_surface
 
 
@@ -58,6 +58,25 @@ def test_revealed_surface_lies_on_the_surrounding_plane():
     assert surface is not None and len(surface) == 100
     assert surface.means[:, 2].abs().max() < 0.01
     torch.testing.assert_close(surface.base_rgb, torch.tensor([[0.2, 0.6, 0.4]]).expand(100, 3), rtol=0, atol=1e-3)
+
+
+def test_a_patch_is_pushed_behind_what_is_known_to_be_empty():
+    hole = np.zeros((60, 80), bool)
+    hole[20:40, 30:50] = True
+    view = plane_view()
+    free = revealed_surface([view], [hole], sh_degree=0)
+    centre = view.camera.center
+    reach = float(np.linalg.norm(free.means.double().numpy() - centre, axis=1).mean())
+
+    def near(points):
+        return np.linalg.norm(points - centre, axis=1) < 1.3 * reach
+
+    pushed = revealed_surface([view], [hole], sh_degree=0, empty=near)
+    away = np.linalg.norm(pushed.means.double().numpy() - centre, axis=1)
+    assert len(pushed) == len(free) and away.min() >= 1.3 * reach and away.max() < 1.3 * 1.15 * reach * 1.2
+    at = [project(view.camera, g.means.double().numpy())[0] for g in (free, pushed)]
+    np.testing.assert_allclose(*at, atol=1e-2)
+    assert revealed_surface([view], [hole], sh_degree=0, empty=lambda points: np.ones(len(points), bool)) is None
 
 
 def test_no_hole_no_surface():
