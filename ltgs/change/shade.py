@@ -1,0 +1,89 @@
+"""Light instead of content: whether what differs is the old surface under another light.
+
+A cast shadow or a patch of lamp light multiplies the colours of a surface that is still there. The factor belongs to the surface:
+all photos of a visit that see a point of it show the same one. It is nearly the same for all colours, and it varies smoothly or
+steps at an edge, but does not take the surface's own texture away. New content hides that texture, or has a colour of its own,
+or stands in front of the surface, so that the photos disagree about where on the surface it lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ltgs.change.earlier import EarlierConfig, best_cues, look_at_surface, world_points
+from ltgs.core.views import ComparedView
+
+Image = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ShadeConfig:
+    """A change of light on a known surface."""
+
+    window: float = 0.008
+    """Side of the window within which the factor is one value or has one edge (a median), relative to the longer image side."""
+    offset: float = 0.03
+    """Added to both colours before their ratio is taken, so that noise in the dark does not become light."""
+    limit: float = 1.4
+    """Largest natural logarithm of the factor."""
+    min_seen: float = 0.5
+    """Share of a region that another photo of the visit must see on the old surface for anything to be said."""
+    earlier: EarlierConfig = field(default_factory=EarlierConfig)
+    """How photos are compared once one is brought into the view of the other."""
+
+
+def light_factor(view: ComparedView, config: ShadeConfig) -> Image:
+    """[H, W] by what the known surface's brightness is multiplied in the photo, its texture left out."""
+    photo, shown = (np.log(image.mean(-1) + config.offset) for image in (view.photo, view.shown))
+    ratio = np.clip(photo - shown, -config.limit, config.limit)
+    side = 2 * max(1, round(config.window * max(ratio.shape) / 2)) + 1
+    # OpenCV has medians of float images up to 5x5 only; 8 bits are steps of about one per cent.
+    steps = np.round((ratio + config.limit) * (255 / (2 * config.limit))).astype(np.uint8)
+    return np.exp(cv2.medianBlur(steps, side) * np.float32(2 * config.limit / 255) - config.limit).astype(np.float32)
+
+
+def light_cues(views: Sequence[ComparedView], *, config: ShadeConfig | None = None) -> list[Image]:
+    """What would still differ if only the light had changed.
+
+    For every photo, [H, W, 2] residual cues against the known surface times the factor that another photo of the visit
+    shows at the same place of it; +inf where no other photo sees the place.
+    """
+    config = config or ShadeConfig()
+    factors = [light_factor(v, config) for v in views]
+    depths = [np.where(v.alpha > 0.5, v.depth, 0).astype(np.float32) for v in views]
+    out = []
+    for i, view in enumerate(views):
+        points = world_points(view.camera, view.depth)
+        looks = [
+            look_at_surface(points, other.camera, depths[j], factors[j], config.earlier.depth_slack)
+            for j, other in enumerate(views) if j != i
+        ]
+        looks = [replace(look, seen=look.seen & (view.alpha > 0.6)) for look in looks]
+
+        def show(moved: Image, box: tuple[slice, slice], shown: Image = view.shown) -> Image:
+            return np.clip((shown[box] + config.offset) * moved[..., None] - config.offset, 0, 1).astype(np.float32)
+
+        out.append(best_cues(view.photo, looks, show, where=view.mask, config=config.earlier))
+    return out
+
+
+def light_share(
+    pixels: Sequence[NDArray[np.bool_]], cues: Sequence[Image], *, config: ShadeConfig | None = None
+) -> float | None:
+    """Share of a region that a change of light explains; None if the photos see too little of its place in common.
+
+    Args:
+        pixels: per view [H, W] the region.
+        cues: `light_cues` of the views.
+    """
+    config = config or ShadeConfig()
+    own = np.concatenate([c[p] for c, p in zip(cues, pixels, strict=True)])
+    seen = np.isfinite(own).all(-1)
+    if len(own) == 0 or seen.mean() < config.min_seen:
+        return None
+    return float((own[seen] < np.float32(config.earlier.convincing)).all(-1).mean())
