@@ -37,42 +37,85 @@ class EvidenceConfig:
     """Connected regions smaller than this share of the image are dropped."""
 
 
-def change_score(
-    cues: Image,  # [H, W, 2] colour and structure residual, see optim.residual.residual_cues
+@dataclass(frozen=True)
+class PhotoNoise:
+    """What one photo's cues exceed their expectation by everywhere: blurrier or noisier than the first visit's photos.
+
+    Fitted once on the whole photo, most of which is unchanged, and then the same for every hypothesis about it.
+    """
+
+    offset: NDArray[np.float64]
+    """[2] median excess of the colour and structure cue, at least 0."""
+    spread: NDArray[np.float64]
+    """[2] robust standard deviation of the rest relative to the expected one, at least 1."""
+
+
+def photo_noise(
+    cues: Image,  # [H, W, 2] colour and structure residual, see imaging.cues.residual_cues
     expected_mean: Image,  # [H, W, 2] rendered expectation of the cues
     expected_std: Image,  # [H, W, 2]
     alpha: Image,  # [H, W]
     *,
     config: EvidenceConfig | None = None,
-) -> Image:
-    """[H, W] score; 1 is the decision level. A photo that is blurrier or noisier than the first visit raises its own bar."""
+) -> PhotoNoise:
+    """The photo's own offset and spread; none if the photo shows nothing known."""
     config = config or EvidenceConfig()
     known = alpha > config.min_alpha
-    floors = np.array([config.colour_floor, config.structure_floor], np.float32)
-    std = np.maximum(expected_std, 0) * config.inflate + floors
-    z = np.zeros_like(cues)
-    for k in range(2):
-        excess = cues[..., k] - expected_mean[..., k] * config.inflate
-        if known.any():
-            # Most pixels are unchanged: their median excess is the photo's own offset, their spread its own noise.
-            offset = max(0.0, float(np.median(excess[known])))
-            spread = robust_scale((excess[known] - offset) / std[..., k][known])
-            excess = (excess - offset) / max(1.0, spread)
-        z[..., k] = excess / std[..., k]
+    if not known.any():
+        return PhotoNoise(np.zeros(2), np.ones(2))
+    excess = cues[known] - expected_mean[known] * config.inflate
+    offset = np.maximum(0.0, np.median(excess, axis=0))
+    relative = (excess - offset) / _std(expected_std[known], config)
+    return PhotoNoise(offset, np.array([max(1.0, robust_scale(relative[:, k])) for k in range(2)]))
+
+
+def _std(expected: Image, config: EvidenceConfig) -> Image:
+    """[..., 2] standard deviation of the cues that is counted on."""
+    return np.maximum(expected, 0) * config.inflate + np.array([config.colour_floor, config.structure_floor], np.float32)
+
+
+def change_score(
+    cues: Image,  # [H, W, 2] colour and structure residual
+    expected_mean: Image,  # [H, W, 2]
+    expected_std: Image,  # [H, W, 2]
+    alpha: Image,  # [H, W]
+    *,
+    noise: PhotoNoise | None = None,
+    full_size: int | None = None,
+    config: EvidenceConfig | None = None,
+) -> Image:
+    """[H, W] score; 1 is the decision level. A photo that is blurrier or noisier than the first visit raises its own bar.
+
+    Args:
+        noise: the photo's own, if it is known already.
+        full_size: longer side of the photo, pixels, if the images are a crop of it.
+    """
+    config = config or EvidenceConfig()
+    noise = noise or photo_noise(cues, expected_mean, expected_std, alpha, config=config)
+    excess = cues - expected_mean * config.inflate - noise.offset.astype(np.float32)
+    z = excess / (_std(expected_std, config) * noise.spread.astype(np.float32))
     combined = (z[..., 1] + config.colour_share * z[..., 0]) / np.sqrt(1 + config.colour_share**2)
-    sigma = config.smooth_px * max(cues.shape[:2]) / 640
-    smooth = cv2.GaussianBlur(combined.astype(np.float32), (0, 0), max(sigma, 0.5))
-    return np.where(known, np.clip(smooth / config.level, 0, 10), 0).astype(np.float32)
+    sigma = smoothing_px(full_size or max(cues.shape[:2]), config)
+    smooth = cv2.GaussianBlur(combined.astype(np.float32), (0, 0), sigma)
+    return np.where(alpha > config.min_alpha, np.clip(smooth / config.level, 0, 10), 0).astype(np.float32)
 
 
-def agreement(cues: Image, alpha: Image, *, config: EvidenceConfig | None = None) -> NDArray[np.bool_]:
+def smoothing_px(full_size: int, config: EvidenceConfig) -> float:
+    """Standard deviation of the score's smoothing for a photo whose longer side is `full_size` pixels."""
+    return max(config.smooth_px * full_size / 640, 0.5)
+
+
+def agreement(
+    cues: Image, alpha: Image, *, noise: PhotoNoise | None = None, full_size: int | None = None, config: EvidenceConfig | None = None
+) -> NDArray[np.bool_]:
     """[H, W] where a pixel would pass for unchanged even if the scene were perfectly known there.
 
     A blurred region passes any lenient test; that says nothing about whether its objects are still there.
     """
     config = config or EvidenceConfig()
     nothing = np.zeros_like(cues)
-    return (change_score(cues, nothing, nothing, alpha, config=config) < config.agree) & (alpha > config.min_alpha)
+    score = change_score(cues, nothing, nothing, alpha, noise=noise, full_size=full_size, config=config)
+    return (score < config.agree) & (alpha > config.min_alpha)
 
 
 def change_mask(score: Image, *, config: EvidenceConfig | None = None) -> NDArray[np.bool_]:

@@ -19,9 +19,13 @@ def lift_to_gaussians(
     cameras: Sequence[Camera],
     images: Sequence[NDArray[np.float32]],  # each [H, W, D]
     *,
+    regions: Sequence[NDArray[np.bool_]] | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Alpha-weighted sums of image channels per view and Gaussian.
+
+    Args:
+        regions: per view [H, W], the pixels to sum over; all if None.
 
     Returns:
         [V, N, D + 1]: sum over pixels of alpha_i T_i times the channel, and last of 1 (the pixels' weight).
@@ -30,10 +34,13 @@ def lift_to_gaussians(
     """
     frozen = gaussians.detach()
     out = []
-    for camera, image in zip(cameras, images, strict=True):
+    for index, (camera, image) in enumerate(zip(cameras, images, strict=True)):
+        region = None if regions is None else torch.from_numpy(regions[index])
         channels = torch.from_numpy(np.concatenate([image, np.ones_like(image[..., :1])], -1).astype(np.float32))
         probe = torch.zeros(len(frozen), channels.shape[-1], requires_grad=True)
-        shown = render(frozen, stack_cameras([camera]), backend=backend, features=probe, with_depth=False)  # type: ignore[arg-type]
+        shown = render(
+            frozen, stack_cameras([camera]), backend=backend, features=probe, with_depth=False, region=region  # type: ignore[arg-type]
+        )
         (shown.features[0] * channels).sum().backward()
         out.append(probe.grad.detach())
     return torch.stack(out) if out else torch.zeros(0, len(frozen), 1)

@@ -270,8 +270,8 @@ def _colour_fits(run: _Run, photos: Sequence[TrainingPhoto]) -> Array:
 def _changes(run: _Run, photos: Sequence[TrainingPhoto]) -> tuple[list[NDArray[np.bool_]], Array]:
     """Change mask [H, W] of every photo against the present scene, and the colour affines [P, 3, 4]."""
     shots = [Shot(p.camera, _unit(p)) for p in photos]
-    views, fits = compare(run.gaussians, _expected(run), shots, config=run.config.compare, backend=run.backend)
-    return [v.mask for v in views], np.array([f.affine for f in fits])
+    views, grounds = compare(run.gaussians, _expected(run), shots, config=run.config.compare, backend=run.backend)
+    return [v.mask for v in views], np.array([g.fit.affine for g in grounds])
 
 
 def _unit(photo: TrainingPhoto) -> NDArray[np.float32]:

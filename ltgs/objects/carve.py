@@ -76,9 +76,10 @@ class VacatedSet:
     """Its pixels over all views."""
 
 
-Lift = Callable[[Gaussians, Sequence[ComparedView], Sequence[NDArray[np.float32]]], Tensor]
-Compare = Callable[[Gaussians, Tensor], list[ComparedView]]
-"""Compare the captures with the state restricted to a kept-mask [N] of the Gaussians."""
+Lift = Callable[[Gaussians, Sequence[ComparedView], Sequence[NDArray[np.float32]], Tensor | None], Tensor]
+"""Sums of images per view and Gaussian; only the given rows [M], all if None, need to be right."""
+Compare = Callable[[Sequence[ComparedView], Tensor, Tensor], list[ComparedView]]
+"""Views of a state, the rows [M] of Gaussians that it loses and the mask [N] of those that remain -> the views without them."""
 
 
 def candidates(sums: Tensor, config: CarveConfig) -> Tensor:
@@ -141,7 +142,7 @@ def find_vacated(
             tried.append(centre)
             trial = kept.clone()
             trial[members] = False
-            after = compare(gaussians, trial)
+            after = compare(views, members, trial)
             if removal_benefit(views, after).altered_px < 0.25 * config.min_footprint * views[0].mask.size:
                 continue
             trial, after = _peel(gaussians, trial, free, members, after, lift, compare, config)
@@ -182,13 +183,13 @@ def _peel(
     inside = ((gaussians.means.double() - middle).abs() <= half * config.reach + 0.1 * half.max()).all(1)
     for _ in range(config.peels):
         alive = trial.nonzero()[:, 0]
-        sums = lift(gaussians[alive], after, _verdicts(after))
-        layer = alive[candidates(sums, config)]
-        layer = layer[inside[layer] & free[layer]]
+        asked = (inside & free)[alive].nonzero()[:, 0]
+        sums = lift(gaussians[alive], after, _verdicts(after), asked)
+        layer = alive[asked][candidates(sums[:, asked], config)]
         if len(layer) == 0:
             break
         trial[layer] = False
-        after = compare(gaussians, trial)
+        after = compare(after, layer, trial)
     return trial, after
 
 
@@ -256,7 +257,7 @@ def _candidate_sets(
     """Connected sets of candidates among the kept Gaussians, largest first."""
     alive = kept.nonzero()[:, 0]
     current = gaussians[alive]
-    sums = lift(current, views, _verdicts(views))
+    sums = lift(current, views, _verdicts(views), None)
     chosen = candidates(sums, config).nonzero()[:, 0]
     if len(chosen) == 0:
         return []

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from ltgs.core.cameras import Camera
 from ltgs.core.decisions import DecisionRecorder
@@ -151,15 +150,47 @@ def _test_samples(
     return inside & ~hidden, grown[rows, columns], view.agreed[rows, columns]
 
 
+_LINKS = np.array([o for o in np.ndindex(5, 5, 5) if 0 < ((np.array(o) - 2) ** 2).sum() <= 8]) - 2
+"""[L, 3] offsets of the grid cells that belong together: centres at most sqrt(8) cells apart."""
+
+
 def cluster_points(points: Array, radius: float) -> NDArray[np.int64]:
-    """Connected components of the graph that links points closer than `radius` (scene units). Labels [M] from 0."""
+    """Connected components of the graph that links points closer than `radius` (scene units). Labels [M] from 0.
+
+    Points are merged to cells of half the radius first; two cells are linked if they are at most sqrt(8) cells apart.
+    """
     if len(points) == 0:
         return np.zeros(0, np.int64)
-    # Points are merged to cells first: the pair list of dense samples would not fit in memory.
-    cells, inverse = np.unique(np.floor(points / (radius * 0.5)).astype(np.int64), axis=0, return_inverse=True)
-    pairs = cKDTree(cells).query_pairs(2.9, output_type="ndarray")
-    graph = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(cells), len(cells)))
-    return connected_components(graph, directed=False)[1].astype(np.int64)[inverse.ravel()]
+    cells = np.floor(points / (radius * 0.5)).astype(np.int64)
+    cells -= cells.min(axis=0) - 2
+    stride = np.array([(cells[:, 1].max() + 3) * (cells[:, 2].max() + 3), cells[:, 2].max() + 3, 1])
+    keys, inverse = np.unique(cells @ stride, return_inverse=True)
+    near = np.abs(_LINKS).max(1) == 1
+    label = _components(keys, np.arange(len(keys)), _LINKS[near] @ stride, np.arange(len(keys)))
+    # Most cells touch the largest component; a longer link always ends at a cell that does not belong to it.
+    rest = np.flatnonzero(label != np.bincount(label).argmax())
+    return _components(keys, rest, _LINKS[~near] @ stride, label)[label][inverse.ravel()]
+
+
+def _components(keys: NDArray[np.int64], rows: NDArray[np.int64], steps: NDArray[np.int64], label: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Join the labels [K] of cells that lie one of the steps from the given rows.
+
+    Args:
+        keys: [K] sorted numbers of the cells.
+
+    Returns:
+        [number of labels] the joined label of each label.
+    """
+    links = [np.zeros((2, 0), np.int64)]
+    for step in steps.tolist():
+        wanted = keys[rows] + step
+        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        hit = keys[at] == wanted
+        links.append(np.stack([label[rows[hit]], label[at[hit]]]))
+    count = int(label.max()) + 1
+    one, other = np.concatenate(links, axis=1)
+    graph = coo_matrix((np.ones(len(one), np.int8), (one, other)), shape=(count, count))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
 def hull_instances(

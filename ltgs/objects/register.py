@@ -170,20 +170,13 @@ def register_template(
 ) -> PoseHypothesis:
     """Refine the best poses of a sweep: first several a little, then the best of them to the end."""
     config = config or RegisterConfig()
-    radius = model.radius
-
-    def refined(starts: Sequence[Array], crops: Sequence[Crop], steps: int) -> list[tuple[Array, float]]:
-        found = [_refine(model, start, crops, radius, steps, config, backend) for start in starts]
-        return sorted(found, key=lambda item: item[1])
-
     picks = _spread_best(sweep.starts, sweep.costs, config.num_scouted)
-    scout = make_crops(views, instance, radius, config.scout_px, config.cost.margin)
-    scouted = refined([sweep.starts[i] for i in picks], scout, config.scout_steps)
+    scout = make_crops(views, instance, model.radius, config.scout_px, config.cost.margin)
+    scouted = _refine(model, sweep.starts[picks], scout, config.scout_steps, config, backend)
     poses = np.array([pose for pose, _ in scouted])
     best = _spread_best(poses, np.array([cost for _, cost in scouted]), config.num_refined, apart_deg=10.0)
-    fine = make_crops(views, instance, radius, config.fine_px, config.cost.margin)
-    final = refined([poses[i] for i in best], fine, config.steps)
-    return _hypothesis(model, final, fine, config, backend)
+    fine = make_crops(views, instance, model.radius, config.fine_px, config.cost.margin)
+    return _hypothesis(model, _refine(model, poses[best], fine, config.steps, config, backend), fine, config, backend)
 
 
 def compare_turns(
@@ -198,14 +191,12 @@ def compare_turns(
 ) -> PoseHypothesis:
     """The better of a pose and its best turns about the vertical and about the object's long axis."""
     config = config or RegisterConfig()
-    radius = model.radius
-    scout = make_crops(views, instance, radius, config.scout_px, config.cost.margin)
-    fine = make_crops(views, instance, radius, config.fine_px, config.cost.margin)
+    scout = make_crops(views, instance, model.radius, config.scout_px, config.cost.margin)
+    fine = make_crops(views, instance, model.radius, config.fine_px, config.cost.margin)
     turned = _best_turns(model, found.world_from_object, up, scout, config, backend)
-    scouted = sorted((_refine(model, t, scout, radius, config.scout_steps, config, backend) for t in turned), key=lambda r: r[1])
-    final = [_refine(model, pose, fine, radius, config.steps, config, backend) for pose, _ in scouted[:2]]
-    ranked = sorted([*found.ranked, *final], key=lambda r: r[1])
-    return _hypothesis(model, ranked, fine, config, backend)
+    scouted = _refine(model, turned, scout, config.scout_steps, config, backend)
+    final = _refine(model, np.array([pose for pose, _ in scouted[:2]]), fine, config.steps, config, backend)
+    return _hypothesis(model, sorted([*found.ranked, *final], key=lambda r: r[1]), fine, config, backend)
 
 
 def _hypothesis(
@@ -241,10 +232,9 @@ def gain_in_place(
 ) -> float | None:
     """Share of the cost around an object that drawing it at a given pose [4, 4] explains; None if no view shows the place."""
     config = config or RegisterConfig()
-    radius = model.radius
     points = model.seen.means.double().numpy() @ pose[:3, :3].T + pose[:3, 3]
     nowhere = tuple(np.zeros(v.mask.shape, bool) for v in views)
-    crops = make_crops(views, HullInstance(points, nowhere, len(views)), radius, config.fine_px, config.cost.margin)
+    crops = make_crops(views, HullInstance(points, nowhere, len(views)), model.radius, config.fine_px, config.cost.margin)
     if not crops:
         return None
     with torch.no_grad():
@@ -270,8 +260,8 @@ def _rotation(axis: Array, angle: float) -> Array:
 
 def _best_turns(
     model: Model, pose: Array, up: Array, crops: Sequence[Crop], config: RegisterConfig, backend: str
-) -> list[Array]:
-    """The best turns of a pose about the vertical and about the object's own long axis, other than the pose itself."""
+) -> Array:
+    """[T, 4, 4] the best turns of a pose about the vertical and about the object's own long axis, other than the pose itself."""
     means = model.seen.means.double().numpy()
     middle = np.median(means, axis=0)
     long_axis = pose[:3, :3] @ np.linalg.svd(means - middle, full_matrices=False)[2][0]
@@ -286,7 +276,7 @@ def _best_turns(
         costs = pose_costs(model, both, crops, config.cost, backend).double().numpy()
     turned = both.double().numpy()
     keep = [i for i in range(len(turned)) if rotation_angle_deg(turned[i, :3, :3].T @ pose[:3, :3]) > 12]
-    return [turned[keep][i] for i in _spread_best(turned[keep], costs[keep], config.num_turned, apart_deg=15.0)]
+    return turned[keep][_spread_best(turned[keep], costs[keep], config.num_turned, apart_deg=15.0)]
 
 
 def _spread_best(poses: Array, costs: Array, count: int, *, apart_deg: float = 20.0) -> list[int]:
@@ -300,38 +290,40 @@ def _spread_best(poses: Array, costs: Array, count: int, *, apart_deg: float = 2
     return kept
 
 
-def _apply_residual(pose: Tensor, xi: Tensor) -> Tensor:
-    """Turn about the object's own centre and shift in the world: translation and rotation stay decoupled."""
+def _apply_residual(poses: Tensor, xi: Tensor) -> Tensor:
+    """[P, 4, 4] poses turned about the object's own centre and shifted in the world by [P, 6]: the two stay decoupled."""
     delta = se3_exp(xi)
-    rotation = delta[:3, :3] @ pose[:3, :3]
-    top = torch.cat([rotation, (pose[:3, 3] + delta[:3, 3])[:, None]], 1)
-    return torch.cat([top, pose.new_tensor([[0.0, 0, 0, 1]])])
+    moved = torch.cat([delta[:, :3, :3] @ poses[:, :3, :3], (poses[:, :3, 3] + delta[:, :3, 3])[..., None]], 2)
+    return torch.cat([moved, poses[:, 3:]], 1)
 
 
 def _refine(
-    model: Model, start: Array, crops: Sequence[Crop], radius: float, steps: int, config: RegisterConfig, backend: str
-) -> tuple[Array, float]:
-    pose = torch.as_tensor(start, dtype=torch.float32)
-    shift = torch.zeros(3, requires_grad=True)
-    turn = torch.zeros(3, requires_grad=True)
+    model: Model, starts: Array, crops: Sequence[Crop], steps: int, config: RegisterConfig, backend: str
+) -> list[tuple[Array, float]]:
+    """Descend from every start [P, 4, 4] on its own, all in one batch; the best pose of each and its cost, best first."""
+    if len(starts) == 0:
+        return []
+    poses = torch.as_tensor(starts, dtype=torch.float32)
+    shift = torch.zeros(len(poses), 3, requires_grad=True)
+    turn = torch.zeros(len(poses), 3, requires_grad=True)
     adam = torch.optim.Adam([
-        {"params": [shift], "lr": config.rate_translation * radius}, {"params": [turn], "lr": config.rate_rotation},
+        {"params": [shift], "lr": config.rate_translation * model.radius}, {"params": [turn], "lr": config.rate_rotation},
     ])
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps, eta_min=0.0)
-    best, best_cost = pose, float("inf")
+    best, best_costs = poses.clone(), torch.full((len(poses),), float("inf"))
     for _ in range(steps):
-        moved = _apply_residual(pose, torch.cat([shift, turn]))
-        cost = pose_costs(model, moved[None], crops, config.cost, backend)[0]
-        value = float(cost.detach())
-        if value < best_cost:
-            best, best_cost = moved.detach(), value
-        if not cost.requires_grad:
+        moved = _apply_residual(poses, torch.cat([shift, turn], 1))
+        costs = pose_costs(model, moved, crops, config.cost, backend)
+        better = costs.detach() < best_costs
+        best[better], best_costs[better] = moved.detach()[better], costs.detach()[better]
+        if not costs.requires_grad:
             break
         adam.zero_grad()
-        cost.backward()
+        costs.sum().backward()
         adam.step()
         decay.step()
-    return best.double().numpy(), best_cost
+    found = zip(best.double().numpy(), best_costs.tolist(), strict=True)
+    return sorted(found, key=lambda item: item[1])
 
 
 def _covariance(
@@ -343,17 +335,13 @@ def _covariance(
     """
     radius = max(model.radius, 1e-9)
     steps = np.array([0.01 * radius] * 3 + [0.01] * 3)
-    base = torch.as_tensor(pose, dtype=torch.float32)
-    variants = [base]
-    for k in range(6):
-        xi = torch.zeros(6)
-        xi[k] = float(steps[k])
-        variants.append(_apply_residual(base, xi))
+    xi = torch.cat([torch.zeros(1, 6), torch.diag(torch.as_tensor(steps, dtype=torch.float32))])
+    variants = _apply_residual(torch.as_tensor(pose, dtype=torch.float32).expand(7, 4, 4), xi)
     with torch.no_grad():
         rows = []
         for crop in crops:
             size = crop.photo.shape[0]
-            cameras = Cameras(crop.K.expand(7, 3, 3), crop.cam_from_world @ torch.stack(variants), size, size)
+            cameras = Cameras(crop.K.expand(7, 3, 3), crop.cam_from_world @ variants, size, size)
             out = render(model.gaussians, cameras, backend=backend)  # type: ignore[arg-type]
             lit = (out.rgb @ crop.light[:, :3].T + out.alpha * crop.light[:, 3]) * crop.gain
             shown = (lit + (1 - out.alpha) * crop.shown) * crop.weight[..., None]

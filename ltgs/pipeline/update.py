@@ -121,7 +121,7 @@ class _Update:
         touched = {item.object_id for item in items}
         frozen = drawn_without(chronology, self.visit.time, touched)
         first = drawn_without(chronology, 0, touched)
-        exposures = self.visit.first_exposures()
+        exposures = self.visit.first_exposures
         refined = refine_visit(
             frozen, items, views, self.visit.replay, first, config=self.visit.config.refine, backend=self.visit.backend,
             seed=self.visit.seed + self.visit.time, progress=self.visit.progress,
@@ -137,7 +137,7 @@ class _Update:
 
     def _complete(self, chronology: Chronology, views: Sequence[ComparedView]) -> Chronology:
         """The chronology with what these photos show of places that the first visit hardly saw."""
-        exposures = self.visit.first_exposures()
+        exposures = self.visit.first_exposures
         first = [
             Target(p.camera, p.rgb.astype(np.float32) / 255, exposures[i] if exposures is not None else np.eye(3, 4), None)
             for i, p in enumerate(self.visit.replay)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltgs.change.compare import Shot
+from ltgs.change.compare import Ground, Shot, compare_altered, footprint
 from ltgs.change.compare import compare as compare_photos
 from ltgs.change.earlier import EarlierPhoto, Witness, nearest_cameras, prepare_earlier, witness
 from ltgs.change.harmonise import ColourFit
@@ -21,6 +22,7 @@ from ltgs.core.gaussians import Gaussians
 from ltgs.core.progress import Progress, ProgressEvent
 from ltgs.core.scene import Scene
 from ltgs.core.views import ComparedView
+from ltgs.objects.backing import Model, with_backing
 from ltgs.objects.hull import seen_empty
 from ltgs.optim.initialize import TrainingPhoto
 from ltgs.pipeline.update_config import UpdateConfig
@@ -50,8 +52,7 @@ class VisitCaptures:
         state = self.old.state_at(self.time - 1)
         self.gaussians, self.ids = state.gaussians.detach(), state.object_ids
         self.expected = self.expected_of(self.old, self.ids)
-        self.fits: list[ColourFit] = []
-        self.witnesses: list[Witness] | None = None
+        self.grounds: list[Ground] = []
         self.first = self.old.state_at(0).gaussians.detach()
         self.earlier: dict[int, EarlierPhoto] = {}
         self.learned = Learned(config.learned, config.compare.evidence)
@@ -64,16 +65,36 @@ class VisitCaptures:
         yield
         self.timing[stage] = self.timing.get(stage, 0.0) + clock.perf_counter() - start
 
+    @property
+    def fits(self) -> list[ColourFit]:
+        """The light of every photo, from the visit before to this one."""
+        return [ground.fit for ground in self.grounds]
+
     def compare(self, gaussians: Gaussians, expected: Tensor) -> list[ComparedView]:
-        """The captures against some Gaussians with their expected residuals [N, 4], under the light fitted before."""
+        """The captures against some Gaussians with their expected residuals [N, 4], on the grounds fitted before."""
         return compare_photos(
-            gaussians, expected, self.shots, fits=self.fits, witnesses=self.witnesses, rescore=self.learned.rescore,
+            gaussians, expected, self.shots, grounds=self.grounds, rescore=self.learned.rescore,
             config=self.config.compare, backend=self.backend,
         )[0]
 
-    def lift(self, gaussians: Gaussians, views: Sequence[ComparedView], images: Sequence[NDArray[np.float32]]) -> Tensor:
-        """Alpha-weighted sums of images per view and Gaussian, see `lift_to_gaussians`."""
-        return lift_to_gaussians(gaussians, [v.camera for v in views], images, backend=self.backend)
+    def compare_altered(
+        self, views: Sequence[ComparedView], altered: Gaussians, gaussians: Gaussians, expected: Tensor
+    ) -> list[ComparedView]:
+        """As `compare`, for a state that differs from that of `views` only by having or lacking the altered Gaussians."""
+        if self.learned.rescore is not None:
+            # A network looks at the whole photo.
+            return self.compare(gaussians, expected)
+        return compare_altered(
+            views, altered, gaussians, expected, self.shots, self.grounds, config=self.config.compare, backend=self.backend
+        )
+
+    def lift(
+        self, gaussians: Gaussians, views: Sequence[ComparedView], images: Sequence[NDArray[np.float32]], only: Tensor | None = None
+    ) -> Tensor:
+        """Alpha-weighted sums of images per view and Gaussian, see `lift_to_gaussians`; `only` [M] names the rows that count."""
+        cameras = [v.camera for v in views]
+        regions = None if only is None else [footprint(gaussians[only], c, backend=self.backend) for c in cameras]
+        return lift_to_gaussians(gaussians, cameras, images, regions=regions, backend=self.backend)
 
     def compare_final(self, chronology: Chronology) -> list[ComparedView]:
         """The captures against the newest time of a chronology."""
@@ -82,20 +103,25 @@ class VisitCaptures:
 
     def before(self) -> list[ComparedView]:
         """The captures against the scene of the visit before; fits their light and asks the first visit's photos."""
-        before, self.fits = compare_photos(
-            self.gaussians, self.expected, self.shots, rescore=self.learned.rescore, config=self.config.compare, backend=self.backend
-        )
-        self.witnesses = self._ask_earlier(before)
-        return self.compare(self.gaussians, self.expected)
+        def compare_now(grounds: Sequence[Ground] | None) -> tuple[list[ComparedView], list[Ground]]:
+            return compare_photos(
+                self.gaussians, self.expected, self.shots, grounds=grounds, rescore=self.learned.rescore,
+                config=self.config.compare, backend=self.backend,
+            )
 
-    def _ask_earlier(self, views: Sequence[ComparedView]) -> list[Witness]:
+        views, grounds = compare_now(None)
+        asked = [Ground(g.fit, w) for g, w in zip(grounds, self._ask_earlier(views, grounds), strict=True)]
+        views, self.grounds = compare_now(asked)
+        return views
+
+    def _ask_earlier(self, views: Sequence[ComparedView], grounds: Sequence[Ground]) -> list[Witness]:
         """What the first visit's photos show where the new photos look."""
         cameras = [p.camera for p in self.replay]
         out = []
-        for view, fit in zip(views, self.fits, strict=True):
+        for view, ground in zip(views, grounds, strict=True):
             picks = nearest_cameras(view.camera, cameras, self.config.compare.earlier)
             out.append(witness(
-                view.camera, view.photo, view.depth, view.alpha, fit, [self.earlier_photo(i) for i in picks],
+                view.camera, view.photo, view.depth, view.alpha, ground.fit, [self.earlier_photo(i) for i in picks],
                 where=view.mask, config=self.config.compare.earlier,
             ))
         return out
@@ -103,18 +129,30 @@ class VisitCaptures:
     def earlier_photo(self, index: int) -> EarlierPhoto:
         """A photo of the first visit with the scene's depth then; made once."""
         if index not in self.earlier:
-            exposures = self.first_exposures()
+            exposures = self.first_exposures
             photo = self.replay[index]
             self.earlier[index] = prepare_earlier(
                 self.first, photo.camera, photo.rgb, exposures[index] if exposures is not None else None, backend=self.backend
             )
         return self.earlier[index]
 
+    def earlier_photos(self) -> list[EarlierPhoto]:
+        """All photos of the first visit."""
+        return [self.earlier_photo(i) for i in range(len(self.replay))]
+
     def looked_through(self, points: Array) -> NDArray[np.int64]:
         """[M] how many photos of the first visit saw something behind points [M, 3]."""
-        photos = [self.earlier_photo(i) for i in range(len(self.replay))]
+        photos = self.earlier_photos()
         return seen_empty(points, [p.camera for p in photos], [p.depth for p in photos])
 
+    def model(self, template: Gaussians, first_pose: Array) -> Model:
+        """An object that stood at `first_pose` [4, 4] at the first visit, with what its photos leave open at its back."""
+        photos = self.earlier_photos()
+        return with_backing(
+            template, first_pose, [p.camera for p in photos], [p.depth for p in photos], up=self.up, backend=self.backend
+        )
+
+    @cached_property
     def first_exposures(self) -> list[Array] | None:
         """[3, 4] colour affine per replay photo, None if the replay photos are not the stored ones."""
         exposures = [p.exposure for p in self.scene.photos(time=0, holdout=False) if p.image_blob is not None]
@@ -124,6 +162,7 @@ class VisitCaptures:
         """[N, 4] expected residuals of a state with these object ids."""
         return expected_residuals(self.scene, chronology, ids, sure_views=self.config.sure_views)
 
+    @cached_property
     def up(self) -> Array:
         """[3] vertical direction of the world, from how the first visit's photos were held."""
         poses = [p.camera.cam_from_world for p in self.scene.photos(time=0) if p.camera is not None]

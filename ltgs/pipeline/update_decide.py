@@ -16,7 +16,7 @@ from ltgs.core.chronology import BACKGROUND_ID, Presence
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match, match_instances
-from ltgs.objects.backing import Model, template_radius, with_backing
+from ltgs.objects.backing import Model, template_radius
 from ltgs.objects.carve import VacatedSet, find_vacated, hole_masks
 from ltgs.objects.hull import HullInstance, hull_instances
 from ltgs.objects.register import gain_in_place
@@ -54,7 +54,6 @@ class Decider:
             placed = [self._place(known[m.object_id], m) for m in matches]
             with self.visit.timed("vacated"):
                 sets, views = self._vacated(kept, placed, views, [(known[m.object_id], m) for m in matches])
-                sets = self._without_unmoved(sets, views)
             for vacated in sets:
                 kept[vacated.members] = False
             if round_index and not sets:
@@ -63,9 +62,7 @@ class Decider:
                 late += [self.visit.gaussians.means[s.members].double().median(0).values.numpy() for s in sets]
             self._add_known(known, sets)
             with self.visit.timed("instances"):
-                views = self._compare_with(kept, placed)
-                # Without placed objects the views are those of the bare remaining scene already.
-                holes = hole_masks(before, self._compare_with(kept, []) if placed else views)
+                holes = hole_masks(before, self._compare_with(views, Gaussians.concatenate(placed), kept, []))
                 instances, num_outside = self._new_content(views, holes, known)
             taken = {m.object_id for m in matches}
             with self.visit.timed("association"):
@@ -76,7 +73,7 @@ class Decider:
                 break
         with self.visit.timed("association"):
             self.visit.record.stage = "second look"
-            matches = self._second_look(known, matches, kept, late)
+            matches = self._second_look(known, matches, views, kept, late)
         return Decisions(known, matches, self._new_for_sure(instances), views, holes, self.visit.record)
 
     def _new_content(
@@ -107,7 +104,7 @@ class Decider:
     ) -> tuple[list[Match], list[int]]:
         config = self.visit.config
         return match_instances(
-            known, instances, views, up=self.visit.up(), config=config.associate, register=config.register, rng=self.visit.rng,
+            known, instances, views, up=self.visit.up, config=config.associate, register=config.register, rng=self.visit.rng,
             backend=self.visit.backend, record=self.visit.record,
         )
 
@@ -123,9 +120,9 @@ class Decider:
             ids = [k for k in owners.unique().tolist() if k and self.visit.old.templates[k].kind == "object"]
             gains = []
             for k in ids:
-                obj = self._stored(k, left=True)
                 gains.append(gain_in_place(
-                    Model(obj.template), obj.last_pose, views, config=self.visit.config.register, backend=self.visit.backend
+                    Model(self.visit.old.templates[k].gaussians), self.visit.old.tracks[k].last_pose(), views,
+                    config=self.visit.config.register, backend=self.visit.backend,
                 ))
             log.info("objects %s at their old places explain %s", ids, gains)
             unmoved = len(ids) == 1 and gains[0] is not None and gains[0] >= self.visit.config.unmoved_gain
@@ -151,21 +148,25 @@ class Decider:
         return new
 
     def _second_look(
-        self, known: dict[int, KnownObject], matches: Sequence[Match], kept: Tensor, late: Sequence[Array]
+        self, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView], kept: Tensor,
+        late: Sequence[Array],
     ) -> list[Match]:
         """Register objects once more if what stood in their way was found to have left only later.
 
         Args:
+            views: captures against the kept Gaussians and any of the placed objects.
             late: [3] each, where something left that was still drawn when the matches were made.
         """
         out = []
-        for match in matches:
+        placed = [self._place(known[m.object_id], m) for m in matches]
+        for index, match in enumerate(matches):
             obj = known[match.object_id]
             reach = 2 * template_radius(obj.template)
             centre = match.hypothesis.world_from_object[:3, 3]
             if any(np.linalg.norm(centre - place) < reach for place in late):
-                others = [self._place(known[m.object_id], m) for m in matches if m is not match]
-                again, _ = self._match({match.object_id: obj}, [match.instance], self._compare_with(kept, others))
+                others = [p for i, p in enumerate(placed) if i != index]
+                alone = self._compare_with(views, Gaussians.concatenate(placed), kept, others)
+                again, _ = self._match({match.object_id: obj}, [match.instance], alone)
                 match = again[0] if again else match
             out.append(match)
         return out
@@ -196,25 +197,35 @@ class Decider:
     def _place(self, known: KnownObject, match: Match) -> Gaussians:
         return known.template.transformed(torch.as_tensor(match.hypothesis.world_from_object, dtype=torch.float32))
 
-    def _compare_with(self, kept: Tensor, placed: Sequence[Gaussians]) -> list[ComparedView]:
-        """Captures against the kept part of the state plus objects at their new places."""
-        extra = Gaussians.concatenate(list(placed)) if placed else Gaussians.empty(self.visit.gaussians.sh_degree)
+    def _compare_with(
+        self, views: Sequence[ComparedView], altered: Gaussians, kept: Tensor, placed: Sequence[Gaussians]
+    ) -> list[ComparedView]:
+        """Captures against the kept part of the state plus objects at their new places.
+
+        Args:
+            views: captures against a state that differs from this one by some of the altered Gaussians at most.
+        """
+        extra = Gaussians.concatenate(placed)
         expected = torch.cat([self.visit.expected[kept], UNSURE.repeat(len(extra), 1)])
-        return self.visit.compare(Gaussians.concatenate([self.visit.gaussians[kept], extra]), expected)
+        return self.visit.compare_altered(views, altered, Gaussians.concatenate([self.visit.gaussians[kept], extra]), expected)
 
     def _vacated(
         self, kept: Tensor, placed: Sequence[Gaussians], views: Sequence[ComparedView],
         arrived: Sequence[tuple[KnownObject, Match]],
     ) -> tuple[list[VacatedSet], list[ComparedView]]:
-        """Sets that left, as indices into the state's Gaussians, and the views without them."""
+        """Sets that left, as indices into the state's Gaussians, and the views without them.
+
+        Args:
+            views: captures against the kept Gaussians and any of the placed objects.
+        """
         index = kept.nonzero()[:, 0]
         everything = Gaussians.concatenate([self.visit.gaussians[kept], *placed])
         fixed = torch.arange(len(everything)) >= len(index)
 
-        def compare_kept(_: Gaussians, mask: Tensor) -> list[ComparedView]:
+        def compare_kept(views: Sequence[ComparedView], lost: Tensor, mask: Tensor) -> list[ComparedView]:
             still = torch.zeros_like(kept)
             still[index[mask[: len(index)]]] = True
-            return self._compare_with(still, placed)
+            return self._compare_with(views, everything[lost], still, placed)
 
         def displaced(members: Tensor) -> bool:
             points = everything.means[members].double().numpy()
@@ -224,28 +235,33 @@ class Decider:
                 for k, m in arrived
             )
 
-        proof, refused = self.visit.config.proof, []
-        start = self._compare_with(kept, placed) if placed else list(views)
-        carve = self.visit.config.carve
+        proof, carve, refused = self.visit.config.proof, self.visit.config.carve, []
         if placed:
+            views = self._compare_with(views, Gaussians.concatenate(placed), kept, placed)
             # What is left over around objects just placed is their own error unless its outline is clear.
             carve = replace(carve, min_outline=carve.outline)
         still_kept = [torch.searchsorted(index, m[kept[m]]) for m in self.refused] if placed else []
-        sets, after = find_vacated(
-            everything, start, lift=self.visit.lift, compare=compare_kept, config=carve, fixed=fixed, record=self.visit.record,
+        found, after = find_vacated(
+            everything, views, lift=self.visit.lift, compare=compare_kept, config=carve, fixed=fixed, record=self.visit.record,
             also=[m for m in still_kept if displaced(m)], displaced=displaced, refused=refused,
             veto=lambda members: self._never_was(index[members]),
         )
         self.refused = [index[m] for m in refused]
-        return [replace(s, members=index[s.members]) for s in sets], after
+        sets = self._without_unmoved([replace(s, members=index[s.members]) for s in found], after)
+        if len(sets) < len(found):
+            still = kept.clone()
+            for vacated in sets:
+                still[vacated.members] = False
+            stayed = torch.cat([s.members for s in found])
+            after = self._compare_with(after, everything[stayed], still, placed)
+        return sets, after
 
     def _never_was(self, members: Tensor) -> str:
         """Why the first visit's photos say that these Gaussians [M] were no thing of their own; empty if they do not."""
         own = members[self.visit.ids[members] == BACKGROUND_ID]
         if not self.visit.replay or len(own) < 0.5 * len(members):
             return ""
-        photos = [self.visit.earlier_photo(i) for i in range(len(self.visit.replay))]
-        share = existed(self.visit.first, own, photos, self.visit.config.proof, backend=self.visit.backend)
+        share = existed(self.visit.first, own, self.visit.earlier_photos(), self.visit.config.proof, backend=self.visit.backend)
         log.debug("existed: %s of %d at %s", share, len(own), self.visit.gaussians.means[own].median(0).values.numpy())
         return "" if share is None or share >= self.visit.config.proof.existed else "the first visit's photos do not need it either"
 
@@ -266,7 +282,7 @@ class Decider:
                 template, pose = cut_out(self.visit.gaussians, still)
                 rows = {k: still[self.visit.ids[still] == k] - int((self.visit.ids == k).nonzero()[0]) for k in surfaces}
                 known[next_id] = KnownObject(
-                    next_id, template, pose, static_index[still[still < num_static]], True, self._model(template, pose),
+                    next_id, template, pose, static_index[still[still < num_static]], True, self.visit.model(template, pose),
                     {k: r for k, r in rows.items() if len(r)},
                 )
                 next_id += 1
@@ -278,15 +294,8 @@ class Decider:
     def _stored(self, object_id: int, *, left: bool) -> KnownObject:
         template, track = self.visit.old.templates[object_id].gaussians, self.visit.old.tracks[object_id]
         at_first = track.presence[0] == Presence.PRESENT
-        model = self._model(template, track.world_from_object[0]) if at_first else Model(template)
+        model = self.visit.model(template, track.world_from_object[0]) if at_first else Model(template)
         return KnownObject(object_id, template, track.last_pose(), None, left, model)
-
-    def _model(self, template: Gaussians, first_pose: Array) -> Model:
-        """An object that stood at `first_pose` at the first visit, with what its photos leave open at its back."""
-        photos = [self.visit.earlier_photo(i) for i in range(len(self.visit.replay))]
-        return with_backing(
-            template, first_pose, [p.camera for p in photos], [p.depth for p in photos], up=self.visit.up(), backend=self.visit.backend
-        )
 
 
 def _share_in(instance: HullInstance, masks: Sequence[NDArray[np.bool_]]) -> float:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ltgs.change.compare import Shot, compare
+from ltgs.change.compare import Ground, Shot, compare
 from ltgs.change.earlier import EarlierConfig, nearest_cameras, prepare_earlier, witness
 from ltgs.core.cameras import Camera
 from ltgs.core.progress import silent
@@ -98,14 +98,15 @@ def compared_views(scene: Scene, photos: Sequence[TrainingPhoto], first: Sequenc
     residual = scene.side_data["expected_residual"]
     expected = torch.cat([residual["mean"], residual["variance"]], 1)
     shots = [Shot(p.camera, (p.rgb / 255).astype(np.float32)) for p in photos]
-    views, fits = compare(state, expected, shots)
+    views, grounds = compare(state, expected, shots)
     exposures = [p.exposure for p in scene.photos(time=0, holdout=False)]
     config, seen = EarlierConfig(), []
-    for view, fit in zip(views, fits, strict=True):
+    for view, ground in zip(views, grounds, strict=True):
         picks = nearest_cameras(view.camera, [p.camera for p in first], config)
         earlier = [prepare_earlier(state, first[i].camera, first[i].rgb, exposures[i]) for i in picks]
-        seen.append(witness(view.camera, view.photo, view.depth, view.alpha, fit, earlier, where=view.mask))
-    return compare(state, expected, shots, fits=fits, witnesses=seen)[0]
+        found = witness(view.camera, view.photo, view.depth, view.alpha, ground.fit, earlier, where=view.mask)
+        seen.append(Ground(ground.fit, found))
+    return compare(state, expected, shots, grounds=seen)[0]
 
 
 def load_visit(

@@ -46,10 +46,10 @@ def test_a_window_from_the_side_is_found_and_holds_for_another_view():
     state = scene()
     true = replace(state, appearance=Appearance(field=window_light())).lit()
     shots = [photograph(true, a) for a in (-0.4, 0.0, 0.4)]
-    views, fits = compare(state.gaussians, EXPECTED.repeat(len(state.gaussians), 1), shots)
+    views, grounds = compare(state.gaussians, EXPECTED.repeat(len(state.gaussians), 1), shots)
     found = fit_light_field(state, views, VIEWPOINT)
     assert found is not None
-    affine = np.mean([f.affine for f in fits], 0)
+    affine = np.mean([g.fit.affine for g in grounds], 0)
     other = photograph(true, 0.2)
     without, with_field = psnr(state.gaussians, affine, other), psnr(found.lit(state.gaussians, state.normals(VIEWPOINT)), affine, other)
     assert with_field > without + 3, (without, with_field)
