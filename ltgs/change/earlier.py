@@ -50,6 +50,12 @@ class Witness:
     """[H, W, 2] as `residual_cues`; +inf where no earlier photo saw the place."""
     depth: Image
     """[H, W] rendered depth it was made with, scene units: valid for this surface only."""
+    light: Image | None = None
+    """[H, W, 2] the same against the surface under another light, see `change.shade`."""
+
+    def part(self, box: tuple[slice, slice]) -> Witness:
+        """The same for a crop of the photo (rows, columns)."""
+        return Witness(self.cues[box], self.depth[box], None if self.light is None else self.light[box])
 
 
 @dataclass(frozen=True)
@@ -184,9 +190,18 @@ def cap_cues(cues: Image, depth: Image, seen: Witness, config: EarlierConfig) ->
 
     Only where the surface is still the one that the witness was made for.
     """
-    use = np.abs(depth - seen.depth) <= 0.02 * np.maximum(seen.depth, 1e-9)
-    use &= (seen.cues < np.float32(config.convincing)).all(-1)
-    return np.where(use[..., None], np.minimum(cues, seen.cues), cues)
+    return _capped(cues, seen.cues, depth, seen.depth, config)
+
+
+def cap_by_light(cues: Image, depth: Image, seen: Witness, config: EarlierConfig) -> Image:
+    """[H, W, 2] the cues, capped where another light on the same surface explains the photo well."""
+    return cues if seen.light is None else _capped(cues, seen.light, depth, seen.depth, config)
+
+
+def _capped(cues: Image, other: Image, depth: Image, made_for: Image, config: EarlierConfig) -> Image:
+    use = np.abs(depth - made_for) <= 0.02 * np.maximum(made_for, 1e-9)
+    use &= (other < np.float32(config.convincing)).all(-1)
+    return np.where(use[..., None], np.minimum(cues, other), cues)
 
 
 def world_points(camera: Camera, depth: Image) -> Array:

@@ -9,7 +9,7 @@ or stands in front of the surface, so that the photos disagree about where on th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -33,8 +33,6 @@ class ShadeConfig:
     """Largest natural logarithm of the factor."""
     min_seen: float = 0.5
     """Share of a region that another photo of the visit must see on the old surface for anything to be said."""
-    earlier: EarlierConfig = field(default_factory=EarlierConfig)
-    """How photos are compared once one is brought into the view of the other."""
 
 
 def light_factor(view: ComparedView, config: ShadeConfig) -> Image:
@@ -47,20 +45,26 @@ def light_factor(view: ComparedView, config: ShadeConfig) -> Image:
     return np.exp(cv2.medianBlur(steps, side) * np.float32(2 * config.limit / 255) - config.limit).astype(np.float32)
 
 
-def light_cues(views: Sequence[ComparedView], *, config: ShadeConfig | None = None) -> list[Image]:
+def light_cues(
+    views: Sequence[ComparedView], *, config: ShadeConfig | None = None, earlier: EarlierConfig | None = None
+) -> list[Image]:
     """What would still differ if only the light had changed.
 
-    For every photo, [H, W, 2] residual cues against the known surface times the factor that another photo of the visit
-    shows at the same place of it; +inf where no other photo sees the place.
+    Args:
+        earlier: how photos are compared once one is brought into the view of the other.
+
+    Returns:
+        for every photo, [H, W, 2] residual cues against the known surface times the factor that another photo of the
+        visit shows at the same place of it; +inf where no other photo sees the place, and away from the photo's mask.
     """
-    config = config or ShadeConfig()
+    config, earlier = config or ShadeConfig(), earlier or EarlierConfig()
     factors = [light_factor(v, config) for v in views]
     depths = [np.where(v.alpha > 0.5, v.depth, 0).astype(np.float32) for v in views]
     out = []
     for i, view in enumerate(views):
         points = world_points(view.camera, view.depth)
         looks = [
-            look_at_surface(points, other.camera, depths[j], factors[j], config.earlier.depth_slack)
+            look_at_surface(points, other.camera, depths[j], factors[j], earlier.depth_slack)
             for j, other in enumerate(views) if j != i
         ]
         looks = [replace(look, seen=look.seen & (view.alpha > 0.6)) for look in looks]
@@ -68,12 +72,13 @@ def light_cues(views: Sequence[ComparedView], *, config: ShadeConfig | None = No
         def show(moved: Image, box: tuple[slice, slice], shown: Image = view.shown) -> Image:
             return np.clip((shown[box] + config.offset) * moved[..., None] - config.offset, 0, 1).astype(np.float32)
 
-        out.append(best_cues(view.photo, looks, show, where=view.mask, config=config.earlier))
+        out.append(best_cues(view.photo, looks, show, where=view.mask, config=earlier))
     return out
 
 
 def light_share(
-    pixels: Sequence[NDArray[np.bool_]], cues: Sequence[Image], *, config: ShadeConfig | None = None
+    pixels: Sequence[NDArray[np.bool_]], cues: Sequence[Image], *, config: ShadeConfig | None = None,
+    earlier: EarlierConfig | None = None,
 ) -> float | None:
     """Share of a region that a change of light explains; None if the photos see too little of its place in common.
 
@@ -81,9 +86,9 @@ def light_share(
         pixels: per view [H, W] the region.
         cues: `light_cues` of the views.
     """
-    config = config or ShadeConfig()
+    config, earlier = config or ShadeConfig(), earlier or EarlierConfig()
     own = np.concatenate([c[p] for c, p in zip(cues, pixels, strict=True)])
     seen = np.isfinite(own).all(-1)
     if len(own) == 0 or seen.mean() < config.min_seen:
         return None
-    return float((own[seen] < np.float32(config.earlier.convincing)).all(-1).mean())
+    return float((own[seen] < np.float32(earlier.convincing)).all(-1).mean())

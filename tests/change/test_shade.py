@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from ltgs.change.shade import light_cues, light_factor, light_share
+from ltgs.change.earlier import EarlierConfig, Witness, cap_by_light
+from ltgs.change.evidence import agreement, change_mask, change_score
+from ltgs.change.shade import ShadeConfig, light_cues, light_factor, light_share
 from ltgs.core.cameras import Camera
 from ltgs.core.views import ComparedView
+from ltgs.imaging.cues import residual_cues
+from ltgs.objects.hull import hull_instances
 
 WIDTH, HEIGHT, FOCAL, DISTANCE = 160, 120, 150.0, 2.0
 NOISE = 0.01
@@ -125,8 +131,33 @@ def test_nothing_is_said_of_what_a_single_photo_shows() -> None:
 def test_the_factor_leaves_out_the_surfaces_texture() -> None:
     view = visit(printed, shadow(0.5))[1]
     x, y, _ = on_plane(view.camera, 0.0)
-    inner = cv2.erode(inside(x, y).astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
-    from ltgs.change.shade import ShadeConfig
+    factor, kernel = light_factor(view, ShadeConfig()), np.ones((9, 9), np.uint8)
+    inner = cv2.erode(inside(x, y).astype(np.uint8), kernel) > 0
+    outer = cv2.dilate(inside(x, y).astype(np.uint8), kernel) == 0
+    assert factor[inner] == pytest.approx(0.5, abs=0.06)
+    assert factor[outer] == pytest.approx(1.0, abs=0.06)
 
-    factor = light_factor(view, ShadeConfig())
-    assert factor[inner] == pytest.approx(0.5, abs=0.06) and factor[~cv2.dilate(view.mask.astype(np.uint8), np.ones((9, 9))).astype(bool)] == pytest.approx(1.0, abs=0.06)
+
+def found(views: list[ComparedView], *, ask_light: bool = True) -> int:
+    """Instances of new content in views whose masks are judged again, with light as a witness or without."""
+    nothing = np.zeros((HEIGHT, WIDTH, 2), np.float32)
+    judged = []
+    for view, light in zip(views, light_cues(views), strict=True):
+        cues = residual_cues(torch.from_numpy(view.shown), torch.from_numpy(view.photo)).numpy()
+        lit = cap_by_light(cues, view.depth, Witness(nothing + np.inf, view.depth, light if ask_light else None), EarlierConfig())
+        score = change_score(lit, nothing, nothing, view.alpha)
+        judged.append(replace(view, score=score, mask=change_mask(score), agreed=agreement(cues, view.alpha)))
+    return len(hull_instances(judged))
+
+
+@pytest.mark.parametrize("ground", [plain, printed])
+def test_a_shadow_is_no_object(ground: Paint) -> None:
+    views = visit(ground, shadow(0.5))
+    assert found(views) == 0
+    assert found(views, ask_light=False) > 0
+
+
+@pytest.mark.parametrize("ground", [plain, printed])
+@pytest.mark.parametrize("height", [0.01, 0.08])
+def test_a_flat_object_is_one(ground: Paint, height: float) -> None:
+    assert found(visit(ground, plate(height, lambda x, y: printed(y, x)))) > 0
