@@ -95,7 +95,8 @@ def print_summary(scene_path: Path, outcome: RunOutcome) -> None:
     scene = outcome.scene
     print_visits(scene)
     chronology = scene.chronology
-    print(f"\nGaussians: {len(chronology.background)} in the first visit, {len(chronology.templates)} objects with templates")
+    objects = sum(t.kind == "object" for t in chronology.templates.values())
+    print(f"\nGaussians: {len(chronology.background)} in the first visit, {objects} objects with templates")
     if outcome.order_rule:
         print(f"Order of visits: {outcome.order_rule}")
     print(f"Rasteriser: {outcome.backend_reason}")

@@ -18,6 +18,8 @@ class HarmoniseConfig:
 
     iterations: int = 12
     """Re-weighting rounds of the affine fit."""
+    affine_pixels: int = 60_000
+    """Most pixels that the affine is fitted to, evenly spread over those that may be used."""
     ridge: float = 1e-3
     """Pull of the affine to the identity per pixel, in squared colour units; matters only where colours hardly vary."""
     gain_sigma: float = 0.08
@@ -73,7 +75,9 @@ def fit_colour(
     usable = valid & (photo.max(-1) < 0.985) & (photo.max(-1) > 0.01)
     if usable.sum() < 50:
         return ColourFit(np.eye(3, 4), np.ones_like(render, dtype=np.float32), 1e-2)
-    affine = _fit_affine(render[usable].astype(np.float64), photo[usable].astype(np.float64), config)
+    picks = np.flatnonzero(usable)
+    picks = picks[:: -(-len(picks) // config.affine_pixels)]
+    affine = _fit_affine(*(image.reshape(-1, 3)[picks].astype(np.float64) for image in (render, photo)), config)
     shown = np.clip(render @ affine[:, :3].T.astype(np.float32) + affine[:, 3].astype(np.float32), 0, 1)
     gain = np.ones_like(render, dtype=np.float32)
     sigma = config.gain_sigma * max(render.shape[:2])
@@ -81,11 +85,20 @@ def fit_colour(
         residual = np.abs(photo - shown * gain).max(-1)
         scale = 2.5 * robust_scale(residual[usable])
         weight = (usable / (1 + (residual / scale) ** 2) ** 2).astype(np.float32)[..., None]
-        top = cv2.GaussianBlur(weight * shown * photo, (0, 0), sigma) + config.gain_shrink * 0.25
-        low = cv2.GaussianBlur(weight * shown * shown, (0, 0), sigma) + config.gain_shrink * 0.25
+        top = _blurred(weight * shown * photo, sigma) + config.gain_shrink * 0.25
+        low = _blurred(weight * shown * shown, sigma) + config.gain_shrink * 0.25
         gain = np.clip(top / low, *config.gain_limits).astype(np.float32)
     noise = robust_scale((photo - shown * gain)[usable])
     return ColourFit(affine, gain, noise)
+
+
+def _blurred(image: Image, sigma: float) -> Image:
+    """Gaussian blur; a wide one on a smaller image, where it looks the same."""
+    step = max(1, int(sigma / 8))
+    height, width = image.shape[:2]
+    small = cv2.resize(image, (-(-width // step), -(-height // step)), interpolation=cv2.INTER_AREA) if step > 1 else image
+    small = cv2.GaussianBlur(small, (0, 0), sigma / step)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR) if step > 1 else small
 
 
 def _fit_affine(source: Array, target: Array, config: HarmoniseConfig) -> Array:

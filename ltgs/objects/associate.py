@@ -21,6 +21,7 @@ from ltgs.objects.register import (
     Sweep,
     compare_turns,
     register_template,
+    scout_template,
     sweep_template,
 )
 
@@ -43,9 +44,12 @@ class AssociateConfig:
     min_gain: float = 0.18
     """Share of the cost around an instance that drawing the object must explain."""
     sweep_slack: float = 0.12
-    """A pair is refined if its sweep explains at most this much less than the best sweep of its object or its instance."""
+    """A pair goes on if its sweep, and then its scouts, explain at most this much less than the best of its object or its
+    instance."""
     sweep_floor: float = -0.08
-    """A pair whose sweep explains less than this is not refined."""
+    """A pair whose sweep explains less than this is not scouted."""
+    scout_floor: float = 0.09
+    """A pair whose scouts explain less than this is not refined: the last steps rarely add as much as is missing."""
     same_pixels: float = 0.3
     """Instances that share more of the smaller one's pixels are two cuts of one thing: only one of them can be an object."""
     size_slack: float = 2.5
@@ -93,16 +97,24 @@ def match_instances(
             )
             if sweep is not None:
                 sweeps[row, column] = sweep
+    scouts = {
+        (row, column): scout_template(
+            known[ids[row]].model, views, instances[column], sweeps[row, column], config=register, backend=backend
+        )
+        for row, column in _promising({k: s.gain for k, s in sweeps.items()}, config.sweep_floor, config.sweep_slack)
+    }
     gains = np.zeros((len(ids), len(instances)))
     hypotheses: dict[tuple[int, int], PoseHypothesis] = {}
-    for row, column in _promising({k: s.gain for k, s in sweeps.items()}, config):
-        candidate = known[ids[row]]
+    for row, column in _promising({k: s.gain for k, s in scouts.items()}, config.scout_floor, config.sweep_slack):
         hypothesis = register_template(
-            candidate.model, views, instances[column], sweeps[row, column], config=register, backend=backend
+            known[ids[row]].model, views, instances[column], scouts[row, column], config=register, backend=backend
         )
         hypotheses[row, column] = hypothesis
         gains[row, column] = hypothesis.gain
-        log.info("object %d against instance %d: sweep %.3f, gain %.3f", ids[row], column, sweeps[row, column].gain, hypothesis.gain)
+        log.info(
+            "object %d against instance %d: sweep %.3f, scouts %.3f, gain %.3f",
+            ids[row], column, sweeps[row, column].gain, scouts[row, column].gain, hypothesis.gain,
+        )
     matches, taken, chosen = [], set(), []
     for row, column in _assign(gains, instances, config):
         hypotheses[row, column] = compare_turns(
@@ -138,16 +150,16 @@ def _overlap(one: HullInstance, other: HullInstance) -> float:
     return shared / max(min(one.area_px, other.area_px), 1)
 
 
-def _promising(gains: Mapping[tuple[int, int], float], config: AssociateConfig) -> list[tuple[int, int]]:
-    """Pairs (row, column) worth refining."""
+def _promising(gains: Mapping[tuple[int, int], float], floor: float, slack: float) -> list[tuple[int, int]]:
+    """Pairs (row, column) worth going on with."""
     by_row: dict[int, float] = {}
     by_column: dict[int, float] = {}
     for (row, column), gain in gains.items():
         by_row[row] = max(by_row.get(row, gain), gain)
         by_column[column] = max(by_column.get(column, gain), gain)
     for pair, gain in gains.items():
-        log.debug("pair %s: sweep %.3f", pair, gain)
+        log.debug("pair %s: %.3f", pair, gain)
     return [
         (row, column) for (row, column), gain in gains.items()
-        if gain >= config.sweep_floor and gain >= min(by_row[row], by_column[column]) - config.sweep_slack
+        if gain >= floor and gain >= min(by_row[row], by_column[column]) - slack
     ]

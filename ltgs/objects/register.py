@@ -1,4 +1,4 @@
-"""6-DoF pose of a known object in new photos by render-and-compare: a coarse sweep, then gradient descent on the pose."""
+"""6-DoF pose of a known object in new photos by render-and-compare: a coarse sweep, scouts, then descent to the end."""
 
 from __future__ import annotations
 
@@ -110,10 +110,10 @@ def axis_rotations(axis: Array, count: int) -> Array:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Start poses of one object at one instance and how well each explains the coarse crops."""
+    """Poses of one object at one instance and how well each explains the crops."""
 
     starts: Array
-    """[P, 4, 4] world_from_object."""
+    """[P, 4, 4] world_from_object, to start a refinement from."""
     costs: Array
     """[P] mean robust cost per pixel."""
     cost_empty: float
@@ -121,7 +121,7 @@ class Sweep:
 
     @property
     def gain(self) -> float:
-        """Share of the cost that the best start explains; may be negative."""
+        """Share of the cost that the best pose explains; may be negative."""
         return 1 - float(self.costs.min()) / max(self.cost_empty, 1e-12)
 
 
@@ -159,7 +159,7 @@ def sweep_template(
     return Sweep(starts, costs, empty_cost(coarse, config.cost))
 
 
-def register_template(
+def scout_template(
     model: Model,
     views: Sequence[ComparedView],
     instance: HullInstance,
@@ -167,16 +167,29 @@ def register_template(
     *,
     config: RegisterConfig | None = None,
     backend: str = "auto",
-) -> PoseHypothesis:
-    """Refine the best poses of a sweep: first several a little, then the best of them to the end."""
+) -> Sweep:
+    """The best poses of a sweep, refined a little: whether an object can be at an instance shows here already."""
     config = config or RegisterConfig()
     picks = _spread_best(sweep.starts, sweep.costs, config.num_scouted)
-    scout = make_crops(views, instance, model.radius, config.scout_px, config.cost.margin)
-    scouted = _refine(model, sweep.starts[picks], scout, config.scout_steps, config, backend)
-    poses = np.array([pose for pose, _ in scouted])
-    best = _spread_best(poses, np.array([cost for _, cost in scouted]), config.num_refined, apart_deg=10.0)
+    crops = make_crops(views, instance, model.radius, config.scout_px, config.cost.margin)
+    found = _refine(model, sweep.starts[picks], crops, config.scout_steps, config, backend)
+    return Sweep(np.array([p for p, _ in found]), np.array([c for _, c in found]), empty_cost(crops, config.cost))
+
+
+def register_template(
+    model: Model,
+    views: Sequence[ComparedView],
+    instance: HullInstance,
+    scouted: Sweep,
+    *,
+    config: RegisterConfig | None = None,
+    backend: str = "auto",
+) -> PoseHypothesis:
+    """Refine the best scouted poses to the end."""
+    config = config or RegisterConfig()
+    best = _spread_best(scouted.starts, scouted.costs, config.num_refined, apart_deg=10.0)
     fine = make_crops(views, instance, model.radius, config.fine_px, config.cost.margin)
-    return _hypothesis(model, _refine(model, poses[best], fine, config.steps, config, backend), fine, config, backend)
+    return _hypothesis(model, _refine(model, scouted.starts[best], fine, config.steps, config, backend), fine, config, backend)
 
 
 def compare_turns(

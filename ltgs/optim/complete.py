@@ -8,20 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.progress import Progress, ProgressEvent, silent
-from ltgs.imaging.losses import photometric_loss
 from ltgs.optim.growth import GaussianOptimizer
-from ltgs.render import render
-
-Array = NDArray[np.float64]
+from ltgs.optim.patch import Patch, Target, cut_patch
 
 
 @dataclass(frozen=True)
@@ -60,19 +52,6 @@ class CompleteConfig:
     """Weight of 1 - SSIM in the loss."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """One photo to fit."""
-
-    camera: Camera
-    photo: NDArray[np.float32]
-    """[H, W, 3] in [0, 1]"""
-    matrix: Array
-    """[3, 4] affine from rendered colours."""
-    gain: NDArray[np.float32] | None
-    """[H, W, 3] after the affine."""
-
-
 def complete_places(
     own: Gaussians,
     frozen_now: Gaussians,
@@ -94,9 +73,8 @@ def complete_places(
     """
     config = config or CompleteConfig()
     generator = torch.Generator().manual_seed(seed)
-    fresh = [_Prepared(t, own, frozen_now, backend) for t in now]
-    old = sorted((_Prepared(t, own, frozen_first, backend) for t in first), key=lambda p: -p.area)[: config.replay_photos]
-    fresh, old = [p for p in fresh if p.area], [p for p in old if p.area]
+    fresh = _patches(now, frozen_now, own, backend)
+    old = _patches(first, frozen_first, own, backend)[: config.replay_photos]
     if not fresh:
         return own
     size = float(own.scales.median())
@@ -107,8 +85,8 @@ def complete_places(
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer.adam, config.steps, eta_min=0.0)
     for step in range(config.steps):
         pool = old if old and step % 2 else fresh
-        prepared = pool[int(torch.randint(len(pool), (1,), generator=generator))]
-        loss = prepared.loss(optimizer.gaussians(), config.ssim_weight, backend)
+        patch = pool[int(torch.randint(len(pool), (1,), generator=generator))]
+        loss = patch.loss([optimizer.gaussians()], config.ssim_weight, backend)
         loss.backward()
         optimizer.adam.step()
         optimizer.adam.zero_grad(set_to_none=True)
@@ -121,32 +99,8 @@ def complete_places(
     return fitted[alive]
 
 
-class _Prepared:
-    """A target with the pixels that the fitted Gaussians take part in."""
-
-    def __init__(self, target: Target, own: Gaussians, frozen: Gaussians, backend: str) -> None:
-        self.camera = stack_cameras([target.camera])
-        both = Gaussians.concatenate([frozen, own])
-        flag = torch.zeros(len(both), 1)
-        flag[len(frozen) :] = 1
-        with torch.no_grad():
-            out = render(both, self.camera, backend=backend, features=flag, with_depth=False)  # type: ignore[arg-type]
-        assert out.features is not None
-        share = (out.features[0, ..., 0] > 0.05).numpy().astype(np.uint8)
-        self.region = torch.from_numpy(cv2.dilate(share, np.ones((9, 9), np.uint8)) > 0)
-        self.area = int(share.sum())
-        self.frozen = frozen[out.visible[0][: len(frozen)]]
-        self.photo = torch.from_numpy(np.ascontiguousarray(target.photo, dtype=np.float32))
-        self.matrix = torch.as_tensor(target.matrix, dtype=torch.float32)
-        self.gain = None if target.gain is None else torch.from_numpy(np.ascontiguousarray(target.gain))
-
-    def loss(self, own: Gaussians, ssim_weight: float, backend: str) -> Tensor:
-        """Photometric loss inside the region."""
-        drawn = Gaussians.concatenate([self.frozen, own])
-        out = render(drawn, self.camera, backend=backend, with_depth=False, region=self.region)  # type: ignore[arg-type]
-        shown = out.rgb[0] @ self.matrix[:, :3].T + self.matrix[:, 3]
-        if self.gain is not None:
-            shown = shown * self.gain
-        inside = self.region[..., None]
-        # Outside of the region both are the photo, so that only the region speaks.
-        return photometric_loss(torch.where(inside, shown, self.photo), self.photo, ssim_weight)
+def _patches(targets: Sequence[Target], frozen: Gaussians, own: Gaussians, backend: str) -> list[Patch]:
+    """The photos that show some Gaussians, those that show most of them first."""
+    patches = [cut_patch(t, frozen, around=own, backend=backend) for t in targets]
+    seen = [(int(p.region.sum()), p) for p in patches if p.region is not None]
+    return [p for area, p in sorted(seen, key=lambda item: -item[0]) if area]

@@ -5,7 +5,7 @@ Every step renders one crop around one item, so that the cost follows the size o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,15 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltgs.core.cameras import Camera, Cameras, stack_cameras
+from ltgs.core.cameras import Camera
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.progress import Progress, ProgressEvent, silent
 from ltgs.core.se3 import se3_exp
-from ltgs.core.views import ComparedView
-from ltgs.imaging.losses import photometric_loss
 from ltgs.optim.growth import GaussianOptimizer
-from ltgs.optim.initialize import TrainingPhoto
-from ltgs.render import render
+from ltgs.optim.patch import Box, Patch, Target, cut_patch
 
 Array = NDArray[np.float64]
 
@@ -143,65 +140,47 @@ class _Movable:
         return replace(self.item, gaussians=gaussians, pose_now=self.pose().detach().double().numpy())
 
 
-@dataclass(frozen=True)
-class _Target:
-    """One crop of one photo."""
-
-    camera: Cameras
-    photo: Tensor
-    """[h, w, 3]"""
-    matrix: Tensor
-    """[3, 4] affine from rendered colours"""
-    gain: Tensor | None
-    """[h, w, 3] after the affine"""
-    weight: Tensor | None
-    """[h, w] 0 = says nothing"""
-    frozen: Gaussians
-    """What else is seen there."""
-
-
 def refine_visit(
     frozen: Gaussians,
     items: Sequence[RefineItem],
-    views: Sequence[ComparedView],
-    replay: Sequence[TrainingPhoto],
+    now: Sequence[Target],
+    first: Sequence[Target],
     frozen_first: Gaussians,
     *,
     config: RefineConfig | None = None,
     backend: str = "auto",
     seed: int = 0,
     progress: Progress = silent,
-    first_exposure: Callable[[int], Array] | None = None,
 ) -> list[RefineItem]:
     """Optimise the touched items against this visit's photos and, so that nothing is forgotten, the first visit's.
 
     Args:
         frozen: everything else that is drawn at this visit.
+        now: the photos of this visit.
+        first: photos of the first visit.
         frozen_first: everything else that is drawn at the first visit.
-        replay: photos of the first visit.
-        first_exposure: index of a replay photo -> its [3, 4] colour affine.
     """
     config = config or RefineConfig()
-    if not items or not views:
+    if not items or not now:
         return list(items)
     movables = [_Movable(item, config) for item in items]
-    now = [_visit_targets(m, views, frozen, config, backend) for m in movables]
-    first = [_replay_targets(m, replay, frozen_first, first_exposure, config, backend) for m in movables]
-    turns = [i for i, own in enumerate(now) if own]
+    fresh = [_patches(m, m.item.pose_now, now, frozen, config, backend) for m in movables]
+    replay = [_patches(m, m.item.pose_first, first, frozen_first, config, backend) for m in movables]
+    turns = [i for i, own in enumerate(fresh) if own]
     old = [m for m in movables if m.item.pose_first is not None]
     generator = torch.Generator().manual_seed(seed)
     schedule = _schedule([movables[i].item for i in turns], config)
     total, rounds = len(schedule), [0] * len(movables)
     for step, turn in enumerate(schedule):
         i = turns[turn]
-        back = bool(first[i]) and rounds[i] % 2 == 1
+        back = bool(replay[i]) and rounds[i] % 2 == 1
         rounds[i] += 1
-        targets = first[i] if back else now[i]
-        target = targets[int(torch.randint(len(targets), (1,), generator=generator))]
+        patches = replay[i] if back else fresh[i]
+        patch = patches[int(torch.randint(len(patches), (1,), generator=generator))]
         others = [m for m in (old if back else movables) if m is not movables[i]]
         with torch.no_grad():
             parts = [m.placed(first=back) for m in others]
-        loss = _crop_loss(target, [*parts, movables[i].placed(first=back)], config, backend)
+        loss = patch.loss([*parts, movables[i].placed(first=back)], config.ssim_weight, backend)
         if not back:
             loss = loss + movables[i].pull(config)
         if loss.requires_grad:
@@ -226,48 +205,22 @@ def _schedule(items: Sequence[RefineItem], config: RefineConfig) -> list[int]:
     return order
 
 
-def _visit_targets(
-    movable: _Movable, views: Sequence[ComparedView], frozen: Gaussians, config: RefineConfig, backend: str
-) -> list[_Target]:
-    out = []
-    for view in views:
-        box = _crop_box(movable, movable.item.pose_now, view.camera, config)
-        if box is not None:
-            rows, columns = slice(box[1], box[3]), slice(box[0], box[2])
-            camera = _cropped(view.camera, box)
-            out.append(_Target(
-                camera, torch.from_numpy(view.photo[rows, columns].copy()),
-                torch.as_tensor(view.colour_affine, dtype=torch.float32), torch.from_numpy(view.gain[rows, columns].copy()),
-                None, _seen(frozen, camera, backend),
-            ))
-    return out
-
-
-def _replay_targets(
-    movable: _Movable, replay: Sequence[TrainingPhoto], frozen: Gaussians, exposure: Callable[[int], Array] | None,
-    config: RefineConfig, backend: str,
-) -> list[_Target]:
-    out: list[_Target] = []
-    if movable.item.pose_first is None:
-        return out
-    for index, photo in enumerate(replay):
-        box = _crop_box(movable, movable.item.pose_first, photo.camera, config)
-        if box is not None:
-            rows, columns = slice(box[1], box[3]), slice(box[0], box[2])
-            camera = _cropped(photo.camera, box)
-            matrix = exposure(index) if exposure is not None else np.eye(3, 4)
-            weight = None if photo.weight is None else torch.from_numpy(photo.weight[rows, columns].copy())
-            out.append(_Target(
-                camera, torch.from_numpy(photo.rgb[rows, columns].astype(np.float32) / 255),
-                torch.as_tensor(matrix, dtype=torch.float32), None, weight, _seen(frozen, camera, backend),
-            ))
-    return out
+def _patches(
+    movable: _Movable, pose: Array | None, targets: Sequence[Target], frozen: Gaussians, config: RefineConfig, backend: str
+) -> list[Patch]:
+    """What the photos show of an item that stands at a pose; nothing if it was not there."""
+    if pose is None:
+        return []
+    # A surface may lie scattered over the whole photo, of which most says nothing about it.
+    around = None if movable.item.free_pose else movable.placed().detach()
+    boxes = [(target, _crop_box(movable, pose, target.camera, config)) for target in targets]
+    return [cut_patch(t, frozen, box=b, around=around, border_px=config.min_border_px, backend=backend) for t, b in boxes if b is not None]
 
 
 def _crop_box(
     movable: _Movable, pose: Array, camera: Camera, config: RefineConfig
-) -> tuple[int, int, int, int] | None:
-    """Left, top, right, bottom of the crop around an item's Gaussians; None if less than a few pixels of it are in the photo."""
+) -> Box | None:
+    """The crop around an item's Gaussians; None if less than a few pixels of it are in the photo."""
     means = movable.item.gaussians.means.double().numpy()
     if len(means) == 0:
         return None
@@ -284,28 +237,3 @@ def _crop_box(
     if (inside < 4).any() or right - left < 16 or bottom - top < 16:
         return None
     return int(left), int(top), int(right), int(bottom)
-
-
-def _cropped(camera: Camera, box: tuple[int, int, int, int]) -> Cameras:
-    K = camera.K.copy()
-    K[:2, 2] -= box[:2]
-    return stack_cameras([replace(camera, K=K, width=box[2] - box[0], height=box[3] - box[1])])
-
-
-def _seen(frozen: Gaussians, camera: Cameras, backend: str) -> Gaussians:
-    """The Gaussians that can touch a crop."""
-    with torch.no_grad():
-        out = render(frozen, camera, backend=backend, with_depth=False)  # type: ignore[arg-type]
-    return frozen[out.visible[0]]
-
-
-def _crop_loss(target: _Target, parts: Sequence[Gaussians], config: RefineConfig, backend: str) -> Tensor:
-    drawn = Gaussians.concatenate([target.frozen, *parts])
-    out = render(drawn, target.camera, backend=backend, with_depth=False)  # type: ignore[arg-type]
-    shown = out.rgb[0] @ target.matrix[:, :3].T + target.matrix[:, 3]
-    if target.gain is not None:
-        shown = shown * target.gain
-    photo = target.photo
-    if target.weight is not None:
-        photo = torch.lerp(shown.detach(), photo, target.weight[..., None])
-    return photometric_loss(shown, photo, config.ssim_weight)

@@ -23,7 +23,7 @@ from ltgs.core.se3 import invert_rigid
 from ltgs.core.track_times import Entry, entry, shifted, with_entry, with_time
 from ltgs.errors import UsageError
 from ltgs.objects.backing import template_radius
-from ltgs.pipeline.object_frames import first_seen, looks_alike
+from ltgs.pipeline.object_frames import SAME_PLACE, first_seen, looks_alike
 from ltgs.pipeline.update_config import UpdateConfig
 
 Array = NDArray[np.float64]
@@ -33,7 +33,7 @@ Array = NDArray[np.float64]
 class InsertConfig:
     """When an object of the inserted visit is one that a later visit knows."""
 
-    same_place: float = 0.5
+    same_place: float = SAME_PLACE
     """Largest distance of the middles, relative to the larger radius."""
     same_size: float = 2.5
     """Largest ratio of the radii; half-seen objects are built too small."""

@@ -16,7 +16,7 @@ from ltgs.core.scene import Scene
 from ltgs.core.se3 import invert_rigid, make_rigid
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import AssociateConfig, match_instances
-from ltgs.objects.backing import Model
+from ltgs.objects.backing import Model, template_radius
 from ltgs.objects.hull import HullInstance
 from ltgs.objects.register import RegisterConfig, gain_in_place
 from ltgs.poses.gauge import up_direction
@@ -25,6 +25,8 @@ from ltgs.render import render
 Array = NDArray[np.float64]
 GREY = 0.5
 """Colour behind the pictures of single templates; no object blends into it as a whole."""
+SAME_PLACE = 0.5
+"""Middles of two templates closer than this, relative to the larger radius, are at one place: they were built from few photos."""
 FAR = 1e9
 """Depth of that background, scene units."""
 
@@ -61,8 +63,8 @@ def frame_change(
     """Find how the template of `object_id` has to lie where `other` first stood to be the same thing.
 
     Equal templates have equal frames. Else the one is registered to pictures of the other, taken from the photos' places
-    when the other was first seen. Where that explains too little, or there are no such photos, their middles meet and the
-    object is taken to have kept its last orientation.
+    when the other was first seen. Where that explains too little, or there are no such photos, the object stood still if the
+    other stood where it stands, else their middles meet and it is taken to have kept its last orientation.
     """
     chronology = scene.chronology
     own, its = chronology.templates[object_id].gaussians, chronology.templates[other].gaussians
@@ -71,9 +73,11 @@ def frame_change(
     track = chronology.tracks[other]
     time = first_seen(track)
     world_from_other = track.world_from_object[time]
-    rotation = _last_rotation(chronology.tracks[object_id], time)
+    last = _last_pose(chronology.tracks[object_id], time)
     # The middles meet, so that an origin at the rim of a handle does not shift the object.
-    start = make_rigid(rotation, _middle(its, world_from_other) - rotation @ _middle(own, np.eye(4)))
+    start = make_rigid(last[:3, :3], _middle(its, world_from_other) - last[:3, :3] @ _middle(own, np.eye(4)))
+    size = max(template_radius(own), template_radius(its))
+    stood = bool(np.linalg.norm(start[:3, 3] - last[:3, 3]) <= SAME_PLACE * size)
     views, instance = pictures_of(its, world_from_other, scene.visits[time].cameras, backend=backend)
     matches, _ = match_instances(
         {object_id: _Candidate(object_id, Model(own), start)}, [instance] if views else [], views, up=scene_up(scene),
@@ -84,8 +88,9 @@ def frame_change(
         doubt = ", its rotation is ambiguous" if found.ambiguous else ""
         how = f"registered to object {other}, {found.gain:.0%} explained{doubt}"
         return FrameChange(invert_rigid(world_from_other) @ found.world_from_object, how)
-    how = f"object {object_id} does not explain what object {other} looked like; it is placed there as it stood before"
-    return FrameChange(invert_rigid(world_from_other) @ start, how)
+    where = "it is taken to have stood still" if stood else "it is placed there as it stood before"
+    how = f"object {object_id} does not explain what object {other} looked like; {where}"
+    return FrameChange(invert_rigid(world_from_other) @ (last if stood else start), how)
 
 
 def first_seen(track: ObjectTrack) -> int:
@@ -147,10 +152,10 @@ def _middle(template: Gaussians, pose: Array) -> Array:
     return pose[:3, :3] @ template.means.median(0).values.double().numpy() + pose[:3, 3]
 
 
-def _last_rotation(track: ObjectTrack, time: int) -> Array:
-    """[3, 3] orientation at the last time before `time` that has one, else at the first after it."""
+def _last_pose(track: ObjectTrack, time: int) -> Array:
+    """[4, 4] pose at the last time before `time` that has one, else at the first after it."""
     known = np.flatnonzero(track.presence != Presence.ABSENT)
     before = known[known < time]
     if len(known) == 0:
-        return np.eye(3)
-    return track.world_from_object[before[-1] if len(before) else known[0], :3, :3]
+        return np.eye(4)
+    return track.world_from_object[before[-1] if len(before) else known[0]]

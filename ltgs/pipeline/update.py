@@ -17,8 +17,8 @@ from ltgs.core.decisions import DecisionRecord
 from ltgs.core.progress import Progress, silent
 from ltgs.core.scene import Scene
 from ltgs.core.views import ComparedView
-from ltgs.optim.complete import Target
 from ltgs.optim.initialize import TrainingPhoto
+from ltgs.optim.patch import Target
 from ltgs.optim.refine import RefineItem, refine_visit
 from ltgs.pipeline.update_assemble import assemble
 from ltgs.pipeline.update_captures import VisitCaptures
@@ -121,11 +121,10 @@ class _Update:
         touched = {item.object_id for item in items}
         frozen = drawn_without(chronology, self.visit.time, touched)
         first = drawn_without(chronology, 0, touched)
-        exposures = self.visit.first_exposures
         refined = refine_visit(
-            frozen, items, views, self.visit.replay, first, config=self.visit.config.refine, backend=self.visit.backend,
-            seed=self.visit.seed + self.visit.time, progress=self.visit.progress,
-            first_exposure=exposures.__getitem__ if exposures is not None else None,
+            frozen, items, [Target.of_view(v) for v in views], self.visit.first_targets(), first,
+            config=self.visit.config.refine, backend=self.visit.backend, seed=self.visit.seed + self.visit.time,
+            progress=self.visit.progress,
         )
         templates, tracks = dict(chronology.templates), dict(chronology.tracks)
         for item in refined:
@@ -137,14 +136,9 @@ class _Update:
 
     def _complete(self, chronology: Chronology, views: Sequence[ComparedView]) -> Chronology:
         """The chronology with what these photos show of places that the first visit hardly saw."""
-        exposures = self.visit.first_exposures
-        first = [
-            Target(p.camera, p.rgb.astype(np.float32) / 255, exposures[i] if exposures is not None else np.eye(3, 4), None)
-            for i, p in enumerate(self.visit.replay)
-        ]
         data = self.visit.scene.side_data.get("expected_residual")
         return complete_visit(
-            chronology, views, first, None if data is None else data["num_views"], self.visit.looked_through,
+            chronology, views, self.visit.first_targets(), None if data is None else data["num_views"], self.visit.looked_through,
             config=self.visit.config.complete,
             build=self.visit.config.build, backend=self.visit.backend, seed=self.visit.seed + self.visit.time, progress=self.visit.progress,
         )

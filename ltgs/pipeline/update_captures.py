@@ -27,6 +27,7 @@ from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model, with_backing
 from ltgs.objects.hull import seen_empty
 from ltgs.optim.initialize import TrainingPhoto
+from ltgs.optim.patch import Target
 from ltgs.pipeline.update_config import UpdateConfig
 from ltgs.pipeline.update_learned import Learned
 from ltgs.pipeline.update_parts import expected_residuals
@@ -139,6 +140,11 @@ class VisitCaptures:
                 self.first, photo.camera, photo.rgb, exposures[index] if exposures is not None else None, backend=self.backend
             )
         return self.earlier[index]
+
+    def first_targets(self) -> list[Target]:
+        """The replay photos, to be fitted as they were taken."""
+        exposures = self.first_exposures or [None] * len(self.replay)
+        return [Target.of_photo(p, e) for p, e in zip(self.replay, exposures, strict=True)]
 
     def earlier_photos(self) -> list[EarlierPhoto]:
         """All photos of the first visit."""

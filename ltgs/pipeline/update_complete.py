@@ -16,7 +16,8 @@ from ltgs.core.gaussians import Gaussians
 from ltgs.core.progress import Progress, silent
 from ltgs.core.views import ComparedView
 from ltgs.objects.templates import BuildConfig, revealed_surface
-from ltgs.optim.complete import CompleteConfig, Target, complete_places
+from ltgs.optim.complete import CompleteConfig, complete_places
+from ltgs.optim.patch import Target
 
 Array = NDArray[np.float64]
 
@@ -59,21 +60,20 @@ def complete_visit(
     seeds = revealed_surface(views, masks, sh_degree=0, config=replace(build, surface_step=config.seed_step))
     if seeds is not None:
         seeds = seeds[torch.from_numpy(looked_through(seeds.means.double().numpy()) < config.empty_photos)]
-    lifted = _to_fit_again(state.gaussians, poor, views, config, backend)
     if seeds is None or len(seeds) == 0:
         return chronology
+    lifted = _to_fit_again(state.gaussians, poor, views, config, backend)
     rows = lifted.nonzero()[:, 0]
     own = Gaussians.concatenate([state.gaussians[rows].with_sh_degree(0), seeds]).detach()
     start = chronology.state_at(0).gaussians.detach()
-    static = int((state.object_ids == BACKGROUND_ID).sum())
     stays = torch.ones(len(start), dtype=torch.bool)
     stays[rows] = False
-    now = [Target(v.camera, v.photo, v.colour_affine, v.gain) for v in views]
+    now = [Target.of_view(v) for v in views]
     fitted = complete_places(
         own, state.gaussians[~lifted].detach(), now, start[stays], first, num_known=len(rows), config=config, backend=backend,
         seed=seed, progress=progress,
     )
-    assert int(rows.max()) < static if len(rows) else True
+    # Only static background is fitted again, and that comes first in every state.
     return _with_surface(chronology, fitted, chronology.static_mask.nonzero()[:, 0][rows])
 
 

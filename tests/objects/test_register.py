@@ -15,7 +15,7 @@ from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model
 from ltgs.objects.crops import centred_on_masks, make_crops
 from ltgs.objects.hull import HullInstance, seen_empty
-from ltgs.objects.register import RegisterConfig, axis_rotations, register_template, sweep_template
+from ltgs.objects.register import RegisterConfig, axis_rotations, register_template, scout_template, sweep_template
 from ltgs.render import render
 
 WIDTH, HEIGHT = 120, 90
@@ -80,7 +80,8 @@ def test_the_pose_is_found_from_a_misplaced_hull() -> None:
         Model(template()), VIEWS, shifted, last_rotation=np.eye(3), up=UP, config=config, rng=np.random.default_rng(0)
     )
     assert sweep is not None and sweep.gain > 0.3
-    found = register_template(Model(template()), VIEWS, shifted, sweep, config=config)
+    scouted = scout_template(Model(template()), VIEWS, shifted, sweep, config=config)
+    found = register_template(Model(template()), VIEWS, shifted, scouted, config=config)
     assert rotation_angle_deg(found.world_from_object[:3, :3].T @ TRUE[:3, :3]) < 1.0
     assert np.linalg.norm(found.world_from_object[:3, 3] - TRUE[:3, 3]) < 0.005
     assert found.gain > 0.9 and not found.ambiguous

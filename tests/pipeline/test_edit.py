@@ -206,6 +206,18 @@ def test_without_photos_the_object_keeps_its_orientation() -> None:
     np.testing.assert_allclose(own, pose(0, 0.9)[:3, 3] + np.median(cluster(3).means.numpy(), axis=0), atol=0.02)
 
 
+def test_what_stood_at_the_same_place_did_not_move() -> None:
+    """Object 3 stands a little beside where object 1 stood, as templates of few photos do, and no photo helps to register it."""
+    chronology = timeline((1, 3))
+    beside = pose(0.93, 0.02)
+    tracks = {**chronology.tracks, 3: track(3, [ABSENT, PRESENT, ABSENT, ABSENT], [None, beside, None, None])}
+    scene = scene_of(replace(chronology, tracks=tracks), away=(1,))
+    outcome = Merge(1, 3).apply(scene, "auto")
+    assert "stood still" in outcome.remarks[0]
+    np.testing.assert_allclose(outcome.chronology.tracks[1].world_from_object[1], pose(0.9, 0.0), atol=1e-12)
+    assert [(e.time, e.kind) for e in outcome.chronology.events] == [(2, "moved")]
+
+
 def large(seed: int) -> Gaussians:
     """An object of many colours, large enough for pictures of 80 by 60."""
     rng = np.random.default_rng(seed)

@@ -15,7 +15,8 @@ from ltgs.core.chronology import Appearance, Chronology, Presence
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.se3 import make_rigid
 from ltgs.objects.templates import BuildConfig
-from ltgs.optim.complete import CompleteConfig, Target
+from ltgs.optim.complete import CompleteConfig
+from ltgs.optim.patch import Target
 from ltgs.pipeline.update_complete import complete_visit
 from ltgs.pipeline.update_proofs import ProofConfig, existed, share_inside
 from ltgs.render import render
