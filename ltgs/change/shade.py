@@ -31,6 +31,15 @@ class ShadeConfig:
     """Added to both colours before their ratio is taken, so that noise in the dark does not become light."""
     limit: float = 1.4
     """Largest natural logarithm of the factor."""
+    soft: float = 0.003
+    """Standard deviation of the blur, relative to the longer image side, under which a curved object in another light is
+    compared: its known shape is off by a few pixels, and so are the edges of the light on it."""
+    relit: float = 2 / 3
+    """Share of a region on a curved object that another light must explain."""
+    flat: float = 0.7
+    """Share of a region's known surface that one plane holds, from which a thing could lie flat on it."""
+    relief: float = 0.04
+    """Distance up to which a point belongs to a plane, relative to the size of the region."""
     min_seen: float = 0.5
     """Share of a region that another photo of the visit must see on the old surface for anything to be said."""
 
@@ -46,16 +55,19 @@ def light_factor(view: ComparedView, config: ShadeConfig) -> Image:
 
 
 def light_cues(
-    views: Sequence[ComparedView], *, config: ShadeConfig | None = None, earlier: EarlierConfig | None = None
+    views: Sequence[ComparedView], *, where: Sequence[NDArray[np.bool_]] | None = None, soft: bool = False,
+    config: ShadeConfig | None = None, earlier: EarlierConfig | None = None,
 ) -> list[Image]:
     """What would still differ if only the light had changed.
 
     Args:
+        where: per photo [H, W] the pixels in question; its mask if not given.
+        soft: blur both sides first, for surfaces known only roughly.
         earlier: how photos are compared once one is brought into the view of the other.
 
     Returns:
         for every photo, [H, W, 2] residual cues against the known surface times the factor that another photo of the
-        visit shows at the same place of it; +inf where no other photo sees the place, and away from the photo's mask.
+        visit shows at the same place of it; +inf where no other photo sees the place, and away from the pixels in question.
     """
     config, earlier = config or ShadeConfig(), earlier or EarlierConfig()
     factors = [light_factor(v, config) for v in views]
@@ -68,12 +80,19 @@ def light_cues(
             for j, other in enumerate(views) if j != i
         ]
         looks = [replace(look, seen=look.seen & (view.alpha > 0.6)) for look in looks]
+        sigma = config.soft * max(view.mask.shape) if soft else 0.0
 
-        def show(moved: Image, box: tuple[slice, slice], shown: Image = view.shown) -> Image:
-            return np.clip((shown[box] + config.offset) * moved[..., None] - config.offset, 0, 1).astype(np.float32)
+        def show(moved: Image, box: tuple[slice, slice], shown: Image = view.shown, sigma: float = sigma) -> Image:
+            lit = np.clip((shown[box] + config.offset) * moved[..., None] - config.offset, 0, 1).astype(np.float32)
+            return _blurred(lit, sigma)
 
-        out.append(best_cues(view.photo, looks, show, where=view.mask, config=earlier))
+        asked = view.mask if where is None else where[i]
+        out.append(best_cues(_blurred(view.photo, sigma), looks, show, where=asked, config=earlier))
     return out
+
+
+def _blurred(image: Image, sigma: float) -> Image:
+    return cv2.GaussianBlur(image, (0, 0), sigma) if sigma > 0 else image
 
 
 def light_share(
@@ -92,3 +111,38 @@ def light_share(
     if len(own) == 0 or seen.mean() < config.min_seen:
         return None
     return float((own[seen] < np.float32(earlier.convincing)).all(-1).mean())
+
+
+def is_relit(
+    views: Sequence[ComparedView], pixels: Sequence[NDArray[np.bool_]], *, config: ShadeConfig | None = None,
+    earlier: EarlierConfig | None = None,
+) -> bool:
+    """Whether a region is a curved known object in another light.
+
+    The shape of a small curved object is known too roughly for its new shading to be matched to the pixel, so it is compared
+    softly. A plain thing that lies flat on a surface would pass for light then; it needs a flat place to lie on.
+
+    Args:
+        pixels: per view [H, W] the region.
+    """
+    config = config or ShadeConfig()
+    if flat_share(views, pixels, config) >= config.flat:
+        return False
+    share = light_share(pixels, light_cues(views, where=pixels, soft=True, config=config, earlier=earlier), config=config, earlier=earlier)
+    return share is not None and share >= config.relit
+
+
+def flat_share(views: Sequence[ComparedView], pixels: Sequence[NDArray[np.bool_]], config: ShadeConfig) -> float:
+    """Largest share of the known surface under a region that lies on one plane; 1 where nothing is known."""
+    parts = [world_points(v.camera, v.depth)[p & (v.alpha > 0.6)] for v, p in zip(views, pixels, strict=True)]
+    points = np.concatenate(parts)
+    if len(points) < 12:
+        return 1.0
+    rng = np.random.default_rng(0)
+    points = points[rng.permutation(len(points))[:1000]]
+    size = float(np.linalg.norm(np.quantile(points, 0.95, axis=0) - np.quantile(points, 0.05, axis=0)))
+    triples = points[rng.integers(0, len(points), (100, 3))]
+    normals = np.cross(triples[:, 1] - triples[:, 0], triples[:, 2] - triples[:, 0])
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+    distance = np.abs((points[None] - triples[:, :1]) @ normals[..., None])[..., 0]
+    return float((distance <= config.relief * size).mean(1).max())
