@@ -34,12 +34,14 @@ class ShadeConfig:
     soft: float = 0.003
     """Standard deviation of the blur, relative to the longer image side, under which a curved object in another light is
     compared: its known shape is off by a few pixels, and so are the edges of the light on it."""
-    relit: float = 2 / 3
-    """Share of a region on a curved object that another light must explain."""
-    flat: float = 0.7
-    """Share of a region's known surface that one plane holds, from which a thing could lie flat on it."""
-    relief: float = 0.04
-    """Distance up to which a point belongs to a plane, relative to the size of the region."""
+    relit: float = 0.6
+    """Share of a region that another light must explain then."""
+    new_edges: float = 0.2
+    """Largest share of a region's edges in the photo that the known surface does not have: a thing has an outline of its own."""
+    edge_reach: float = 0.006
+    """Distance up to which edges of photo and known surface belong together, relative to the longer image side."""
+    edge_factor: float = 1.5
+    """Strength of an edge in the photo, relative to that of the known surface, up to which light alone can have made it."""
     min_seen: float = 0.5
     """Share of a region that another photo of the visit must see on the old surface for anything to be said."""
 
@@ -117,32 +119,45 @@ def is_relit(
     views: Sequence[ComparedView], pixels: Sequence[NDArray[np.bool_]], *, config: ShadeConfig | None = None,
     earlier: EarlierConfig | None = None,
 ) -> bool:
-    """Whether a region is a curved known object in another light.
+    """Whether a region is a known object in another light.
 
-    The shape of a small curved object is known too roughly for its new shading to be matched to the pixel, so it is compared
-    softly. A plain thing that lies flat on a surface would pass for light then; it needs a flat place to lie on.
+    The shape of a small object is known too roughly for its new shading to be matched to the pixel, so it is compared softly.
+    A plain thing that lies flat on a surface would pass for light then, but its outline is new, whereas the shading of a
+    known object steps where the object had its edges before.
 
     Args:
         pixels: per view [H, W] the region.
     """
     config = config or ShadeConfig()
-    if flat_share(views, pixels, config) >= config.flat:
+    if new_edge_share(views, pixels, config=config) > config.new_edges:
         return False
     share = light_share(pixels, light_cues(views, where=pixels, soft=True, config=config, earlier=earlier), config=config, earlier=earlier)
     return share is not None and share >= config.relit
 
 
-def flat_share(views: Sequence[ComparedView], pixels: Sequence[NDArray[np.bool_]], config: ShadeConfig) -> float:
-    """Largest share of the known surface under a region that lies on one plane; 1 where nothing is known."""
-    parts = [world_points(v.camera, v.depth)[p & (v.alpha > 0.6)] for v, p in zip(views, pixels, strict=True)]
-    points = np.concatenate(parts)
-    if len(points) < 12:
-        return 1.0
-    rng = np.random.default_rng(0)
-    points = points[rng.permutation(len(points))[:1000]]
-    size = float(np.linalg.norm(np.quantile(points, 0.95, axis=0) - np.quantile(points, 0.05, axis=0)))
-    triples = points[rng.integers(0, len(points), (100, 3))]
-    normals = np.cross(triples[:, 1] - triples[:, 0], triples[:, 2] - triples[:, 0])
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    distance = np.abs((points[None] - triples[:, :1]) @ normals[..., None])[..., 0]
-    return float((distance <= config.relief * size).mean(1).max())
+def new_edge_share(
+    views: Sequence[ComparedView], pixels: Sequence[NDArray[np.bool_]], *, config: ShadeConfig | None = None
+) -> float:
+    """Share of a region's edges in the photos that the known surface does not show nearby; 0 without edges.
+
+    Edges are gradients of the logarithm of brightness, which a factor that is the same on both sides leaves alone.
+    """
+    config = config or ShadeConfig()
+    new = total = 0.0
+    for view, mask in zip(views, pixels, strict=True):
+        if not mask.any():
+            continue
+        size = max(mask.shape)
+        reach = max(1, round(config.edge_reach * size))
+        own = cv2.dilate(mask.astype(np.uint8), np.ones((2 * reach - 1,) * 2, np.uint8)) > 0
+        photo, shown = (_edges(image, config.offset, config.soft * size) for image in (view.photo, view.shown))
+        near = cv2.dilate(shown, np.ones((2 * reach + 1,) * 2, np.uint8))
+        new += float(np.maximum(photo - config.edge_factor * near, 0)[own].sum())
+        total += float(photo[own].sum())
+    return new / total if total > 0 else 0.0
+
+
+def _edges(image: Image, offset: float, sigma: float) -> Image:
+    """[H, W] gradient magnitude of the logarithm of brightness, per pixel."""
+    bright = cv2.GaussianBlur(np.log(image.mean(-1) + np.float32(offset)), (0, 0), max(sigma, 0.5))
+    return np.hypot(cv2.Sobel(bright, cv2.CV_32F, 1, 0), cv2.Sobel(bright, cv2.CV_32F, 0, 1)) / np.float32(8)
