@@ -12,7 +12,7 @@ import torch
 
 from ltgs.change.earlier import EarlierConfig, Witness, cap_by_light
 from ltgs.change.evidence import agreement, change_mask, change_score
-from ltgs.change.shade import ShadeConfig, light_cues, light_factor, light_share
+from ltgs.change.shade import ShadeConfig, is_relit, light_cues, light_factor, light_share, new_edge_share
 from ltgs.core.cameras import Camera
 from ltgs.core.views import ComparedView
 from ltgs.imaging.cues import residual_cues
@@ -161,3 +161,30 @@ def test_a_shadow_is_no_object(ground: Paint) -> None:
 @pytest.mark.parametrize("height", [0.01, 0.08])
 def test_a_flat_object_is_one(ground: Paint, height: float) -> None:
     assert found(visit(ground, plate(height, lambda x, y: printed(y, x)))) > 0
+
+
+def dark_patch(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A plain ground with a known darker thing on it."""
+    return np.where(inside(x, y)[..., None], plain(x, y) * 0.4, plain(x, y))
+
+
+def brighter_patch(shown: np.ndarray, cam: Camera) -> np.ndarray:
+    """The known thing in stronger light; its outline is a pixel off from where it is known to be."""
+    x, y, _ = on_plane(cam, 0.0)
+    moved = cv2.warpAffine(shown, np.float32([[1, 0, 1], [0, 1, 1]]), (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
+    return np.where(inside(x, y)[..., None], moved * 1.5, shown)
+
+
+def test_a_known_thing_in_another_light_is_not_new() -> None:
+    views = visit(dark_patch, brighter_patch)
+    masks = [v.mask for v in views]
+    assert new_edge_share(views, masks) < ShadeConfig().new_edges
+    assert is_relit(views, masks)
+
+
+@pytest.mark.parametrize("ground", [plain, printed])
+def test_a_plain_thing_has_an_outline_of_its_own(ground: Paint) -> None:
+    views = visit(ground, plate(0.01, lambda x, y: plain(x, y) * 0.5))
+    masks = [v.mask for v in views]
+    assert new_edge_share(views, masks) > ShadeConfig().new_edges
+    assert not is_relit(views, masks)
