@@ -137,13 +137,13 @@ def compare_altered(
     return out
 
 
-def footprint(gaussians: Gaussians, camera: Camera, *, backend: str = "auto") -> NDArray[np.bool_]:
-    """[H, W] the pixels that some Gaussians can contribute to, whatever else is drawn."""
+def footprint(gaussians: Gaussians, camera: Camera, *, above: float = 0.0, backend: str = "auto") -> NDArray[np.bool_]:
+    """[H, W] the pixels that some Gaussians, drawn alone, cover more than `above`; by default all that they can contribute to."""
     if len(gaussians) == 0:
         return np.zeros((camera.height, camera.width), bool)
     with torch.no_grad():
         out = render(gaussians, stack_cameras([camera]), backend=backend, with_depth=False)  # type: ignore[arg-type]
-    return (out.alpha[0, ..., 0] > 0).numpy()
+    return (out.alpha[0, ..., 0] > above).numpy()
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> Box | None:

@@ -46,6 +46,8 @@ class Template:
     """[M] int64 indices into the background whose place this takes; None = none, or not recorded."""
     surface_parts: Mapping[int, Gaussians] = field(default_factory=dict)
     """Id of a surface to the Gaussians, in the world, that it has lost to this object."""
+    footing_of: int = 0
+    """The object that this surface was shaded by and that took it along when it left; 0 = it is no such surface."""
 
     def __post_init__(self) -> None:
         if self.object_id < 1:

@@ -61,7 +61,9 @@ def merge_objects(chronology: Chronology, object_id: int, other: int, other_from
     else:
         kept, kept_members = one, members[0]
         first, second = tracks[object_id], reframed(tracks[other], other_from_object)
-    templates = {k: t for k, t in chronology.templates.items() if k != other}
+    templates = {
+        k: replace(t, footing_of=object_id) if t.footing_of == other else t for k, t in chronology.templates.items() if k != other
+    }
     templates[object_id] = replace(
         kept, object_id=object_id, name=one.name or two.name, members=kept_members if len(kept_members) else None
     )
@@ -124,17 +126,18 @@ def delete_object(chronology: Chronology, object_id: int, surfaces: Mapping[int,
         UsageError: unknown id.
     """
     checked_object(chronology, object_id, surface=True)
-    members = chronology.members_of(object_id)
+    gone = [object_id, *(k for k, t in chronology.templates.items() if t.footing_of == object_id)]
+    members = torch.cat([chronology.members_of(k) for k in gone])
     # The owners of what older scenes did not record are settled before one of them goes.
     templates = {
         k: replace(t, members=own if len(own := chronology.members_of(k)) else None)
-        for k, t in chronology.templates.items() if k != object_id
+        for k, t in chronology.templates.items() if k not in gone
     }
     for k, stays in (surfaces or {}).items():
         templates[k] = replace(templates[k], gaussians=templates[k].gaussians[stays])
         if not len(templates[k].gaussians):
             del templates[k]
-    for k, part in chronology.templates[object_id].surface_parts.items():
+    for k, part in [item for own in gone for item in chronology.templates[own].surface_parts.items()]:
         if k in templates:
             templates[k] = replace(templates[k], gaussians=Gaussians.concatenate([templates[k].gaussians, part]))
     tracks = {k: t for k, t in chronology.tracks.items() if k in templates}

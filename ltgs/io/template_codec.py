@@ -36,6 +36,8 @@ def encode_template(template: Template, put: PutTensors) -> dict[str, Any]:
         record["surface_parts"] = [
             {"surface": int(k), "gaussians": put(part.tensors())} for k, part in sorted(template.surface_parts.items())
         ]
+    if template.footing_of:
+        record["footing_of"] = int(template.footing_of)
     return record
 
 
@@ -60,6 +62,7 @@ def decode_template(record: Any, count: int, get: GetTensors, where: str, body: 
         need_int(record, "created_at", place, 0, _MAX_INDEX), decode_name(record, place),
         decode_indices(record, "members", count, get, place, body) if "members" in record else None,
         {need_int(p, "surface", place, 1, _MAX_INDEX): decode_gaussians(p, "gaussians", get, place, body) for p in parts},
+        need_int(record, "footing_of", place, 1, _MAX_INDEX) if "footing_of" in record else 0,
     )
 
 

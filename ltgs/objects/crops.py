@@ -33,12 +33,12 @@ class CostConfig:
     """Crop border around the instance and the object relative to the object's size in the image."""
     guess_discount: float = 0.5
     """How much less a pixel costs that shows a guessed side of the object: its outline counts, its colours hardly."""
-    shading_cells: int = 8
+    shading_cells: int = 24
     """Cells per side of the crop, over which the brightness of an object may differ smoothly from its template's: a turned
     object takes its shading from the place, not from the template."""
     shading_limits: tuple[float, float] = (0.6, 1.6)
     """Bounds of that difference."""
-    shading_prior: float = 0.02
+    shading_prior: float = 0.003
     """Weight of no difference, squared colour units."""
 
 

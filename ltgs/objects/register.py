@@ -311,21 +311,27 @@ def _apply_residual(poses: Tensor, xi: Tensor) -> Tensor:
 
 
 def _refine(
-    model: Model, starts: Array, crops: Sequence[Crop], steps: int, config: RegisterConfig, backend: str
+    model: Model, starts: Array, crops: Sequence[Crop], steps: int, config: RegisterConfig, backend: str, *,
+    axis: Array | None = None,
 ) -> list[tuple[Array, float]]:
-    """Descend from every start [P, 4, 4] on its own, all in one batch; the best pose of each and its cost, best first."""
+    """Descend from every start [P, 4, 4] on its own, all in one batch; the best pose of each and its cost, best first.
+
+    Args:
+        axis: [3] unit; given, the object turns about it only.
+    """
     if len(starts) == 0:
         return []
     poses = torch.as_tensor(starts, dtype=torch.float32)
     shift = torch.zeros(len(poses), 3, requires_grad=True)
-    turn = torch.zeros(len(poses), 3, requires_grad=True)
+    turn = torch.zeros(len(poses), 3 if axis is None else 1, requires_grad=True)
+    spread = torch.eye(3) if axis is None else torch.as_tensor(axis, dtype=torch.float32)[None]
     adam = torch.optim.Adam([
         {"params": [shift], "lr": config.rate_translation * model.radius}, {"params": [turn], "lr": config.rate_rotation},
     ])
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps, eta_min=0.0)
     best, best_costs = poses.clone(), torch.full((len(poses),), float("inf"))
     for _ in range(steps):
-        moved = _apply_residual(poses, torch.cat([shift, turn], 1))
+        moved = _apply_residual(poses, torch.cat([shift, turn @ spread], 1))
         costs = pose_costs(model, moved, crops, config.cost, backend)
         better = costs.detach() < best_costs
         best[better], best_costs[better] = moved.detach()[better], costs.detach()[better]

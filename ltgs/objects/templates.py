@@ -47,13 +47,8 @@ def object_frame(points: Array) -> Array:
     return make_rigid(np.eye(3), (low + high) / 2)
 
 
-def cut_out(gaussians: Gaussians, members: Tensor) -> tuple[Gaussians, Array]:
-    """Gaussians of an object in its own new frame, and world_from_object.
-
-    Args:
-        members: [M] indices.
-    """
-    own = gaussians[members].detach()
+def framed(own: Gaussians) -> tuple[Gaussians, Array]:
+    """An object's Gaussians in the world brought to a new frame of its own, and world_from_object."""
     world_from_object = object_frame(own.means.double().numpy())
     return own.transformed(torch.as_tensor(np.linalg.inv(world_from_object), dtype=torch.float32)), world_from_object
 

@@ -172,6 +172,13 @@ class _Insertion:
         """A surface that the inserted visit revealed or completed: shown while its word counts; other visits have their own."""
         new = self.updated.chronology
         members = new.members_of(k)
+        if new.templates[k].footing_of:
+            # It left with its object; at all other times the very Gaussians of the background are shown.
+            footing = replace(
+                new.templates[k], gaussians=new.background[members], surface_parts={}, footing_of=self.names[new.templates[k].footing_of]
+            )
+            self._show(self.names[k], footing, set(range(len(self.visits))) - {self.time})
+            return
         times = {self.time} if len(members) else {self.time, *open_times}
         self._show(self.names[k], replace(new.templates[k], members=None), times)
         if len(members):

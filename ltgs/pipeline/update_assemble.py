@@ -13,12 +13,13 @@ from torch import Tensor
 from ltgs.core.cameras import Camera
 from ltgs.core.chronology import Appearance, Chronology, Event, ObjectTrack, Presence, Template
 from ltgs.core.decisions import DecisionRecorder
+from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match
 from ltgs.objects.hull import HullInstance
 from ltgs.objects.templates import BuildConfig, build_template, grow_template, revealed_surface
 from ltgs.optim.refine import RefineItem
-from ltgs.pipeline.update_parts import KnownObject, motion_event
+from ltgs.pipeline.update_parts import Cutting, KnownObject, motion_event
 
 
 @dataclass(frozen=True)
@@ -74,20 +75,30 @@ class _Assembly:
         """Give objects cut out of the background a template; all tracks up to the visit before."""
         tracks = dict(self.old.tracks)
         for k, obj in self.decisions.known.items():
-            if obj.lifted is not None:
-                lost = {s: self.old.templates[s].gaussians[rows] for s, rows in obj.surface_rows.items()}
-                self.templates[k] = Template(k, "object", obj.template, 0, members=obj.lifted, surface_parts=lost)
-                self.lifted.append(obj.lifted)
-                for surface, rows in obj.surface_rows.items():
-                    self.cut.setdefault(surface, []).append(rows)
+            if obj.cut is not None:
+                self.templates[k] = Template(k, "object", obj.template, 0, members=obj.cut.members, surface_parts=self._cut_out(obj.cut))
             if k not in tracks:
                 tracks[k] = ObjectTrack.start(k, self.time - 1, obj.last_pose, before=Presence.PRESENT)
+        for obj in self.decisions.known.values():
+            if obj.footing is not None:
+                k, cut = self._next_id(), obj.footing
+                self.templates[k] = Template(
+                    k, "surface", cut.gaussians, 0, members=cut.members, surface_parts=self._cut_out(cut), footing_of=obj.object_id
+                )
+                tracks[k] = ObjectTrack.start(k, self.time - 1, np.eye(4), before=Presence.PRESENT)
         for surface, parts in self.cut.items():
             gaussians = self.templates[surface].gaussians
             stays = torch.ones(len(gaussians), dtype=torch.bool)
             stays[torch.cat(parts)] = False
             self.templates[surface] = replace(self.templates[surface], gaussians=gaussians[stays])
         return tracks
+
+    def _cut_out(self, cutting: Cutting) -> dict[int, Gaussians]:
+        """Take note of what is cut; returns what each surface loses."""
+        self.lifted.append(cutting.members)
+        for surface, rows in cutting.surface_rows.items():
+            self.cut.setdefault(surface, []).append(rows)
+        return {s: self.old.templates[s].gaussians[rows] for s, rows in cutting.surface_rows.items()}
 
     def _carry_on(self, tracks: Mapping[int, ObjectTrack]) -> None:
         """Extend every track: found again, left, or as before."""
@@ -106,6 +117,8 @@ class _Assembly:
                     rng=self.rng,
                 )
                 self.items.append(RefineItem(k, grown, pose, first, len(known_part), True))
+            elif (owner := self.templates[k].footing_of) in known and known[owner].left:
+                self.tracks[k] = track.extended(Presence.ABSENT)
             elif k in known and known[k].left:
                 self.tracks[k] = track.extended(Presence.ABSENT)
                 self.events.append(Event(self.time, "removed", k))

@@ -12,6 +12,7 @@ from ltgs.objects.associate import AssociateConfig
 from ltgs.objects.carve import CarveConfig
 from ltgs.objects.hull import HullConfig
 from ltgs.objects.register import RegisterConfig
+from ltgs.objects.support import SupportConfig
 from ltgs.objects.templates import BuildConfig
 from ltgs.optim.complete import CompleteConfig
 from ltgs.optim.refine import RefineConfig
@@ -34,6 +35,7 @@ class UpdateConfig:
     relight: RelightConfig = field(default_factory=RelightConfig)
     complete: CompleteConfig = field(default_factory=CompleteConfig)
     proof: ProofConfig = field(default_factory=ProofConfig)
+    support: SupportConfig = field(default_factory=SupportConfig)
     unmoved_gain: float = 0.3
     """Share of the cost around its old place that a stored object must explain there to count as still standing, although the
     captures contradict its template."""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltgs.change.compare import with_mask
+from ltgs.change.compare import footprint, with_mask
 from ltgs.change.shade import is_relit
 from ltgs.core.chronology import BACKGROUND_ID, Presence
 from ltgs.core.gaussians import Gaussians
@@ -21,10 +21,11 @@ from ltgs.objects.backing import Model, template_radius
 from ltgs.objects.carve import VacatedSet, find_vacated, hole_masks
 from ltgs.objects.hull import HullInstance, hull_instances
 from ltgs.objects.register import gain_in_place
-from ltgs.objects.templates import cut_out
+from ltgs.objects.support import in_support, surroundings_of
+from ltgs.objects.templates import framed
 from ltgs.pipeline.update_assemble import Decisions
 from ltgs.pipeline.update_captures import VisitCaptures
-from ltgs.pipeline.update_parts import UNSURE, KnownObject, owner_of
+from ltgs.pipeline.update_parts import UNSURE, Cutting, KnownObject, owner_of
 from ltgs.pipeline.update_proofs import existed, share_inside
 
 log = logging.getLogger("ltgs.pipeline")
@@ -61,7 +62,7 @@ class Decider:
                 break
             if round_index:
                 late += [self.visit.gaussians.means[s.members].double().median(0).values.numpy() for s in sets]
-            self._add_known(known, sets)
+            self._add_known(known, sets, views)
             with self.visit.timed("instances"):
                 holes = hole_masks(before, self._compare_with(views, Gaussians.concatenate(placed), kept, []))
                 instances, num_outside = self._new_content(views, holes, known)
@@ -275,12 +276,14 @@ class Decider:
         log.debug("existed: %s of %d at %s", share, len(own), self.visit.gaussians.means[own].median(0).values.numpy())
         return "" if share is None or share >= self.visit.config.proof.existed else "the first visit's photos do not need it either"
 
-    def _add_known(self, known: dict[int, KnownObject], sets: Sequence[VacatedSet]) -> None:
-        """Add objects that left now (cut out of the background, or templates already) and templates absent before."""
+    def _add_known(self, known: dict[int, KnownObject], sets: Sequence[VacatedSet], views: Sequence[ComparedView]) -> None:
+        """Add objects that left now (cut out of the background, or templates already) and templates absent before.
+
+        Args:
+            views: captures against what remains without the sets.
+        """
         next_id = max([self.visit.old.next_id - 1, *known]) + 1
         surfaces = [k for k in self.visit.ids.unique().tolist() if k and self.visit.old.templates[k].kind == "surface"]
-        num_static = int((self.visit.ids == BACKGROUND_ID).sum())
-        static_index = self.visit.old.static_mask.nonzero()[:, 0]
         for vacated in sets:
             owners = self.visit.ids[vacated.members]
             for object_id in owners[owners > 0].unique().tolist():
@@ -289,11 +292,11 @@ class Decider:
                     known[object_id] = self._stored(object_id, left=True)
             still = vacated.members[(owners == BACKGROUND_ID) | torch.isin(owners, torch.tensor(surfaces, dtype=owners.dtype))]
             if len(still) >= max(8, 0.5 * len(vacated.members)):
-                template, pose = cut_out(self.visit.gaussians, still)
-                rows = {k: still[self.visit.ids[still] == k] - int((self.visit.ids == k).nonzero()[0]) for k in surfaces}
+                beneath = self._in_support(still, views)
+                own, footing = self._cutting(still[~beneath], surfaces), self._cutting(still[beneath], surfaces)
+                template, pose = framed(own.gaussians)
                 known[next_id] = KnownObject(
-                    next_id, template, pose, static_index[still[still < num_static]], True, self.visit.model(template, pose),
-                    {k: r for k, r in rows.items() if len(r)},
+                    next_id, template, pose, True, self.visit.model(template, pose), own, footing if beneath.any() else None
                 )
                 next_id += 1
         for object_id, track in self.visit.old.tracks.items():
@@ -301,11 +304,27 @@ class Decider:
             if absent and object_id not in known and self.visit.old.templates[object_id].kind == "object":
                 known[object_id] = self._stored(object_id, left=False)
 
+    def _in_support(self, members: Tensor, views: Sequence[ComparedView]) -> Tensor:
+        """[M] bool: which members of a set belong to what the thing stood on, in its shadow."""
+        own = self.visit.gaussians[members]
+        outlines = [footprint(own, v.camera, above=0.3, backend=self.visit.backend) for v in views]
+        points, config = own.means.double().numpy(), self.visit.config.support
+        return torch.from_numpy(in_support(points, surroundings_of(points, views, outlines, config=config), config=config))
+
+    def _cutting(self, members: Tensor, surfaces: Sequence[int]) -> Cutting:
+        """Members of a set by where they come from: the background, or one of the surfaces."""
+        static = self.visit.old.static_mask.nonzero()[:, 0]
+        rows = {k: members[self.visit.ids[members] == k] - int((self.visit.ids == k).nonzero()[0]) for k in surfaces}
+        return Cutting(
+            self.visit.gaussians[members], static[members[self.visit.ids[members] == BACKGROUND_ID]],
+            {k: r for k, r in rows.items() if len(r)},
+        )
+
     def _stored(self, object_id: int, *, left: bool) -> KnownObject:
         template, track = self.visit.old.templates[object_id].gaussians, self.visit.old.tracks[object_id]
         at_first = track.presence[0] == Presence.PRESENT
         model = self.visit.model(template, track.world_from_object[0]) if at_first else Model(template)
-        return KnownObject(object_id, template, track.last_pose(), None, left, model)
+        return KnownObject(object_id, template, track.last_pose(), left, model)
 
 
 def _share_in(instance: HullInstance, masks: Sequence[NDArray[np.bool_]]) -> float:

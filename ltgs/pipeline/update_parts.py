@@ -28,20 +28,32 @@ UNMEASURED = torch.tensor([[0.015, 0.10, 0.01**2, 0.08**2]])
 
 
 @dataclass(frozen=True)
+class Cutting:
+    """Gaussians that are cut out of the place now."""
+
+    gaussians: Gaussians
+    """In the world."""
+    members: Tensor
+    """Indices into the background of those that come from there."""
+    surface_rows: Mapping[int, Tensor] = field(default_factory=dict)
+    """Id of a surface to the rows of its Gaussians among them."""
+
+
+@dataclass(frozen=True)
 class KnownObject:
     """An object that can explain new content."""
 
     object_id: int
     template: Gaussians
     last_pose: Array
-    lifted: Tensor | None
-    """Indices into the background if it is cut out of it now."""
     left: bool
     """It left its place at this visit (else it was absent already)."""
     model: Model
     """The template with a guess of its unseen back: what is registered."""
-    surface_rows: Mapping[int, Tensor] = field(default_factory=dict)
-    """Id of a surface to the rows of its Gaussians that are cut out of it now."""
+    cut: Cutting | None = None
+    """What it is made of, if it is cut out of the place now."""
+    footing: Cutting | None = None
+    """What of the place went with it, in its shadow, without being part of it."""
 
 
 def motion_event(time: int, object_id: int, known: KnownObject, match: Match) -> Event:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from timelines import ABSENT, MEMBERS, NUM_TIMES, PRESENT, UNKNOWN, cluster, pose, same_content, timeline, track
 
-from ltgs.core.chronology import Chronology, Event
+from ltgs.core.chronology import Chronology, Event, Template
 from ltgs.core.edits import delete_object, merge_objects, pin_pose, reframed, rename_object, split_object
 from ltgs.core.events import all_steps, derive_events
+from ltgs.core.gaussians import Gaussians
 from ltgs.errors import UsageError
 
 
@@ -194,6 +195,33 @@ def test_a_surface_gets_back_what_it_lost_to_the_object() -> None:
     }
     deleted = delete_object(replace(start, templates=templates), 1)
     assert all(same_content(deleted, t, timeline((2, 3, 4)), t) for t in range(NUM_TIMES))
+
+
+def with_footing() -> Chronology:
+    """Object 1 took some floor along that lay in its shadow, and a part of surface 4."""
+    start = timeline()
+    beneath, part = torch.arange(24, 28), cluster(4)[:5]
+    footing = Template(
+        5, "surface", Gaussians.concatenate([start.background[beneath], part]), 0, members=beneath, surface_parts={4: part}, footing_of=1
+    )
+    tracks = {**start.tracks, 5: track(5, [PRESENT, ABSENT, ABSENT, ABSENT], [np.eye(4), None, None, None])}
+    templates = {**start.templates, 4: replace(start.templates[4], gaussians=cluster(4)[5:]), 5: footing}
+    return replace(start, templates=templates, tracks=tracks, lifted=torch.cat([start.lifted, beneath]))
+
+
+def test_the_floor_in_its_shadow_returns_with_a_deleted_object() -> None:
+    deleted = delete_object(with_footing(), 1)
+    assert sorted(deleted.templates) == [2, 3, 4] and deleted.retired == 5
+    assert all(same_content(deleted, t, timeline((2, 3, 4)), t) for t in range(NUM_TIMES))
+    kept = delete_object(with_footing(), 2)
+    assert kept.templates[5].footing_of == 1 and kept.tracks[5].presence.tolist() == [PRESENT, ABSENT, ABSENT, ABSENT]
+
+
+def test_the_floor_in_its_shadow_follows_a_merged_object() -> None:
+    start = with_footing()
+    tracks = {**start.tracks, 3: track(3, [ABSENT, PRESENT, ABSENT, ABSENT], [None, pose(0.2, 0.2), None, None])}
+    merged = merge_objects(replace(start, tracks=tracks), 3, 1, np.eye(4))
+    assert 1 not in merged.templates and merged.templates[5].footing_of == 3
 
 
 def test_ids_are_never_given_twice() -> None:

@@ -9,7 +9,7 @@ from ltgs.core.cameras import Camera
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.hull import HullInstance
-from ltgs.objects.templates import build_template, complete_members, cut_out, grow_template, revealed_surface
+from ltgs.objects.templates import build_template, complete_members, framed, grow_template, revealed_surface
 
 
 def cloud(points: np.ndarray) -> Gaussians:
@@ -40,7 +40,7 @@ def plane_view(colour=(0.2, 0.6, 0.4)) -> ComparedView:
 
 def test_cut_out_and_pose_back_is_the_same_place():
     g = cloud(np.random.default_rng(0).normal(size=(50, 3)) + 5)
-    template, pose = cut_out(g, torch.arange(10, 30))
+    template, pose = framed(g[10:30])
     assert template.means.abs().max() < 4
     back = template.transformed(torch.as_tensor(pose, dtype=torch.float32))
     torch.testing.assert_close(back.means, g.means[10:30], rtol=0, atol=1e-5)

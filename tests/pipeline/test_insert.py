@@ -251,6 +251,23 @@ def test_a_part_of_a_surface_that_left_is_missing_at_its_time_only() -> None:
     assert not joined.chronology.templates[5].surface_parts, "at other times the surface still has that part"
 
 
+def test_floor_that_lay_in_the_shadow_of_something_is_away_at_the_inserted_visit_only() -> None:
+    whole = scene_of(timeline((2, 3, 4)))
+    members, beneath, home = torch.arange(0, 12), torch.arange(24, 28), pose(0.9, 0.0)
+    floor = whole.chronology.background[beneath]
+    thing = Template(5, "object", cluster(1), 0, members=members)
+    new = {
+        5: (thing, track(5, [PRESENT, PRESENT, ABSENT], [home, home, None])),
+        6: (Template(6, "surface", floor, 0, members=beneath, footing_of=5),
+            track(6, [PRESENT, PRESENT, ABSENT], [np.eye(4), np.eye(4), None])),
+    }
+    joined, _ = insert_visit(whole, updated(whole, 2, new=new, lifted=torch.cat([members, beneath])), 2)
+    assert_others_look_the_same(whole, joined, 2)
+    here = joined.chronology.state_at(2).gaussians.means
+    assert not any((here == point).all(1).any() for point in floor.means)
+    assert [t.footing_of for t in joined.chronology.templates.values() if t.footing_of] == [5]
+
+
 def test_decisions_of_the_inserted_visit_speak_of_the_ids_of_the_scene() -> None:
     whole = scene_of(timeline())
     made = updated(whole, 1, new={

@@ -1,0 +1,139 @@
+"""What an object stands on or leans against: planes that go on around it. What lies in them is not part of the object.
+
+Gaussians of the surface beneath an object are altered with it: its shadow lies on them, and no photo saw them well. Carried along,
+they would stick out of the object at its next place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ltgs.core.views import ComparedView
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SupportConfig:
+    """Planes around an object; lengths relative to its radius."""
+
+    ring: float = 0.8
+    """Width of the surroundings in which planes are looked for."""
+    gap: float = 0.1
+    """Distance of the surroundings from the object's outline: its shadow and errors of the outline."""
+    inlier: float = 0.06
+    """Distance from a plane at which a point of the surroundings still belongs to it."""
+    thickness: tuple[float, float] = (0.03, 0.10)
+    """Bounds of the distance within which the object's own points belong to a plane; between them three times the spread of the
+    surroundings' points decides."""
+    share: float = 0.15
+    """Least share of the surroundings that a plane must hold."""
+    one_side: float = 0.8
+    """Share of the object's points off the plane that must lie on the same side of it."""
+    stays: float = 0.5
+    """A plane that takes more than the rest of the object's points is its own face."""
+    planes: int = 3
+    """Most planes."""
+    rounds: int = 1000
+    """Random triples per plane."""
+    most_points: int = 4000
+    """Points of the surroundings that are looked at."""
+
+
+def in_support(points: Array, surroundings: Array, *, config: SupportConfig | None = None, seed: int = 0) -> NDArray[np.bool_]:
+    """Which points of an object lie in, or behind, a plane that goes on around it.
+
+    Args:
+        points: [M, 3] the object's.
+        surroundings: [S, 3] points of surfaces around it.
+
+    Returns:
+        [M] bool; all False if no plane is found.
+    """
+    config = config or SupportConfig()
+    taken = np.zeros(len(points), bool)
+    if len(points) < 8 or len(surroundings) < 50:
+        return taken
+    rng = np.random.default_rng(seed)
+    rest = surroundings[rng.permutation(len(surroundings))[: config.most_points]]
+    radius = float(np.quantile(np.linalg.norm(points - np.median(points, axis=0), axis=1), 0.98))
+    enough = config.share * len(rest)
+    for _ in range(config.planes):
+        if len(rest) < enough:
+            break
+        plane, near = _best_plane(rest, config.inlier * radius, config.rounds, rng)
+        if near.sum() < enough:
+            break
+        off = rest[near] @ plane[:3] + plane[3]
+        rest = rest[~near]
+        thick = float(np.clip(3 * 1.4826 * np.median(np.abs(off)), *(np.array(config.thickness) * radius)))
+        height = points @ plane[:3] + plane[3]
+        above, below = height > thick, height < -thick
+        if below.sum() > above.sum():
+            above, below = below, above
+        lost = ~above
+        if above.sum() >= config.one_side * max(above.sum() + below.sum(), 1) and (lost | taken).mean() <= 1 - config.stays:
+            taken |= lost
+    return taken
+
+
+def _best_plane(points: Array, tolerance: float, rounds: int, rng: np.random.Generator) -> tuple[Array, NDArray[np.bool_]]:
+    """[4] unit normal and offset of the plane with most points [S, 3] within the tolerance, and which these are."""
+    triples = points[rng.integers(0, len(points), (rounds, 3))]
+    normals = np.cross(triples[:, 1] - triples[:, 0], triples[:, 2] - triples[:, 0])
+    lengths = np.linalg.norm(normals, axis=1)
+    normals, triples = normals[lengths > 0] / lengths[lengths > 0, None], triples[lengths > 0]
+    if len(normals) == 0:
+        return np.zeros(4), np.zeros(len(points), bool)
+    offsets = -(normals * triples[:, 0]).sum(1)
+    counts = (np.abs(points @ normals.T + offsets) < tolerance).sum(0)
+    plane = np.append(normals[counts.argmax()], offsets[counts.argmax()])
+    near = np.abs(points @ plane[:3] + plane[3]) < tolerance
+    for _ in range(3):
+        middle = points[near].mean(0)
+        normal = np.linalg.svd(points[near] - middle, full_matrices=False)[2][2]
+        better = np.append(normal, -normal @ middle)
+        within = np.abs(points @ better[:3] + better[3]) < tolerance
+        if within.sum() <= near.sum():
+            break
+        plane, near = better, within
+    return plane, near
+
+
+def surroundings_of(
+    points: Array, views: Sequence[ComparedView], outlines: Sequence[NDArray[np.bool_]], *, config: SupportConfig | None = None
+) -> Array:
+    """[S, 3] what is seen around an object: surfaces next to its outline in any view and near to it in space.
+
+    Args:
+        points: [M, 3] the object's.
+        views: the scene without it.
+        outlines: [H, W] per view, the object's pixels.
+    """
+    config = config or SupportConfig()
+    centre = np.median(points, axis=0)
+    radius = float(np.quantile(np.linalg.norm(points - centre, axis=1), 0.98))
+    out = [np.zeros((0, 3))]
+    for view, outline in zip(views, outlines, strict=True):
+        if not outline.any():
+            continue
+        camera = view.camera
+        depth = camera.cam_from_world[2, :3] @ centre + camera.cam_from_world[2, 3]
+        reach = camera.K[0, 0] * radius / max(float(depth), 1e-9)
+        ring = _grown(outline, config.ring * reach) & ~_grown(outline, config.gap * reach) & (view.alpha > 0.7)
+        rows, columns = np.nonzero(ring)
+        rays = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1) @ np.linalg.inv(camera.K).T
+        local = rays * view.depth[rows, columns, None]
+        world = (local - camera.cam_from_world[:3, 3]) @ camera.cam_from_world[:3, :3]
+        out.append(world[np.linalg.norm(world - centre, axis=1) < 2.5 * radius])
+    return np.concatenate(out)
+
+
+def _grown(mask: NDArray[np.bool_], pixels: float) -> NDArray[np.bool_]:
+    size = max(1, round(pixels))
+    return cv2.dilate(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * size + 1, 2 * size + 1))) > 0

@@ -1,0 +1,78 @@
+"""What an object stands on is no part of it, whatever the direction of the plane; its own faces are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ltgs.core.cameras import Camera
+from ltgs.core.se3 import so3_exp
+from ltgs.core.views import ComparedView
+from ltgs.objects.support import in_support, surroundings_of
+
+RNG = np.random.default_rng(0)
+
+
+def sheet(count: int, size: float, noise: float = 0.004) -> np.ndarray:
+    """Points of a plane z = 0 around the origin, less the square under the object."""
+    points = np.column_stack([RNG.uniform(-size, size, (count, 2)), RNG.normal(0, noise, count)])
+    return points[np.abs(points[:, :2]).max(1) > 0.2]
+
+
+def box(count: int = 400) -> np.ndarray:
+    """Points on the faces of a box of half 0.15 that stands on z = 0, its underside left out."""
+    points = RNG.uniform(-0.15, 0.15, (count, 3))
+    axis = RNG.integers(0, 3, count)
+    points[np.arange(count), axis] = np.where((RNG.random(count) < 0.5) | (axis == 2), 0.15, -0.15)
+    return points + [0, 0, 0.15]
+
+
+@pytest.mark.parametrize("turn", [np.zeros(3), np.array([0.9, -0.4, 0.3])], ids=["level", "tilted"])
+@pytest.mark.parametrize("scale", [1.0, 40.0])
+def test_shaded_floor_under_an_object_is_told_apart(turn: np.ndarray, scale: float) -> None:
+    shade = np.column_stack([RNG.uniform(-0.3, 0.3, (80, 2)), RNG.normal(0, 0.004, 80)])
+    below = np.column_stack([RNG.uniform(-0.2, 0.2, (20, 2)), RNG.uniform(-0.1, -0.03, 20)])
+    points = np.concatenate([box(), shade, below])
+    turned = so3_exp(torch.as_tensor(turn)).numpy() * scale
+    found = in_support(points @ turned.T, sheet(3000, 0.8) @ turned.T)
+    own = found[:400]
+    assert found[400:].mean() > 0.95, "the floor, and what lies beneath it"
+    assert own.mean() < 0.12 and points[:400][own][:, 2].max(initial=0) < 0.04, "only the lowest rim of the object goes with it"
+
+
+def test_a_wall_behind_and_a_floor_below_are_both_left_behind() -> None:
+    wall = sheet(2000, 0.8)[:, [2, 0, 1]] * [1, 1, 0.5] + [-0.16, 0, 0.45]
+    behind = np.column_stack([RNG.normal(-0.16, 0.004, 40), RNG.uniform(-0.2, 0.2, 40), RNG.uniform(0.05, 0.3, 40)])
+    under = np.column_stack([RNG.uniform(-0.2, 0.2, (40, 2)), RNG.normal(0, 0.004, 40)])
+    points = np.concatenate([box() + [0.03, 0, 0], behind, under])
+    found = in_support(points, np.concatenate([sheet(2000, 0.8), wall]))
+    assert found[400:].mean() > 0.95 and found[:400].mean() < 0.3
+
+
+def test_a_thin_thing_on_a_table_keeps_its_own_face() -> None:
+    page = np.column_stack([RNG.uniform(-0.15, 0.15, (200, 2)), RNG.normal(0.002, 0.001, 200)])
+    assert not in_support(page, sheet(3000, 0.8)).any()
+
+
+def test_without_planes_nothing_is_taken() -> None:
+    cloud = RNG.uniform(-1, 1, (2000, 3))
+    assert not in_support(box(), cloud).any()
+    assert not in_support(box(), np.zeros((0, 3))).any() and not in_support(box(5), sheet(500, 0.8)).any()
+    assert not in_support(box(), np.zeros((500, 3))).any(), "points that are all one span no plane"
+
+
+def test_surroundings_are_the_surfaces_next_to_the_outline_only() -> None:
+    """A floor seen from above at distance 2; something far behind an edge of the photo is no surrounding."""
+    size = 120
+    camera = Camera("a.png", 0, size, size, np.array([[100.0, 0, 60], [0, 100.0, 60], [0, 0, 1]]), np.eye(4))
+    depth = np.full((size, size), 2.0, np.float32)
+    depth[:, 68:] = 9.0
+    image, ones = np.zeros((size, size, 3), np.float32), np.ones((size, size), np.float32)
+    view = ComparedView(camera, image, image, np.eye(3, 4), np.ones_like(image), ones, depth, ones, ones > 2, ones > 0, 0.01)
+    outline = np.zeros((size, size), bool)
+    outline[55:65, 55:65] = True
+    points = np.array([0.0, 0, 1.95]) + RNG.uniform(-0.1, 0.1, (60, 3))
+    found = surroundings_of(points, [view, view], [outline, np.zeros_like(outline)])
+    assert len(found) > 50 and np.allclose(found[:, 2], 2.0)
+    assert 0.1 < np.abs(found[:, :2]).max() < 0.35 and np.abs(found[:, :2]).max(1).min() > 0.09
