@@ -94,7 +94,7 @@ def light_cues(
 
 
 def _blurred(image: Image, sigma: float) -> Image:
-    return cv2.GaussianBlur(image, (0, 0), sigma) if sigma > 0 else image
+    return cv2.GaussianBlur(image, (0, 0), sigma).astype(np.float32) if sigma > 0 else image
 
 
 def light_share(
@@ -112,7 +112,7 @@ def light_share(
     seen = np.isfinite(own).all(-1)
     if len(own) == 0 or seen.mean() < config.min_seen:
         return None
-    return float((own[seen] < np.float32(earlier.convincing)).all(-1).mean())
+    return float((own[seen] < np.array(earlier.convincing, np.float32)).all(-1).mean())
 
 
 def is_relit(
