@@ -96,15 +96,16 @@ def match_stereo(
     with clock("match"):
         both = semi_global(greys, search, config.sgm) if matcher is None else matcher(greys, search)
     _require_common_place(greys, both, confirmed)
-    registration = None
+    fields = None
     if known is not None:
         with clock("register"):
-            registration = _register(both, *known, config.register)
-    pieces = [
-        _finish(photos, greys, both, rows, core, known, registration, config, clock) for rows, core in strips(*greys[0].shape)
-    ]
-    joined = {name: np.concatenate([p[name] for p in pieces]) for name in pieces[0]}
-    return StereoResult(**joined, search=search, timings=clock.seconds)
+            fields = _register(both, *known, config.register)
+    whole: dict[str, Any] = {}
+    for rows, core in strips(*greys[0].shape):
+        top = rows.start + core.start
+        for name, part in _finish(photos, greys, both, rows, core, known, fields, config, clock).items():
+            whole.setdefault(name, np.empty(greys[0].shape, part.dtype))[top : top + len(part)] = part
+    return StereoResult(**whole, search=search, timings=clock.seconds)
 
 
 def photos_of(left: Any, right: Any) -> tuple[Photo, Photo]:
@@ -178,23 +179,34 @@ def semi_global(greys: tuple[Photo, Photo], search: DisparityRange, config: SgmC
     return TwoWay(*(np.concatenate(p) for p in zip(*pieces, strict=True)))
 
 
-def _register(both: TwoWay, prior: Map, prior_valid: Mask, config: RegisterConfig) -> Registration:
-    """Register on a coarser grid and bring the fields back."""
-    height, width = prior.shape
-    step = max(2, round(max(height, width) / GRID_SIDE))
+@dataclass(frozen=True)
+class _Fields:
+    """Scale and offset of a registered prior, known on a coarse grid."""
+
+    grid: Registration
+    step: int
+    """Pixels from one grid point to the next."""
+
+    def at(self, rows: slice, width: int) -> tuple[Map, Map]:
+        """Scale and offset in a strip."""
+        lines = np.arange(rows.start, rows.stop), np.arange(width)
+        y, x = (((line - self.step // 2) / self.step).astype(np.float32) for line in lines)
+        x, y = np.meshgrid(x, y)
+        a, b = (
+            np.asarray(cv2.remap(f.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
+            for f in (self.grid.a, self.grid.b)
+        )
+        return a, b
+
+
+def _register(both: TwoWay, prior: Map, prior_valid: Mask, config: RegisterConfig) -> _Fields:
+    """Register on a coarser grid: the fields are smooth."""
+    step = max(2, round(max(prior.shape) / GRID_SIDE))
     grid = (slice(step // 2, None, step), slice(step // 2, None, step))
     try:
-        small = register_prior(both.left[grid], both.consistent[grid], prior[grid], prior_valid[grid], config=config)
+        return _Fields(register_prior(both.left[grid], both.consistent[grid], prior[grid], prior_valid[grid], config=config), step)
     except ValueError as error:
         raise InputError(f"The prior does not help: {error}. Pass a prior that overlaps the matched pixels, or none.") from error
-    rows = ((np.arange(height, dtype=np.float32) - step // 2) / step)[:, None]
-    columns = ((np.arange(width, dtype=np.float32) - step // 2) / step)[None]
-    x, y = (np.ascontiguousarray(np.broadcast_to(v, (height, width)), np.float32) for v in (columns, rows))
-    fields = [
-        np.asarray(cv2.remap(f.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
-        for f in (small.a, small.b, small.agreement)
-    ]
-    return Registration(*fields)
 
 
 def _require_common_place(greys: tuple[Photo, Photo], both: TwoWay, confirmed: bool) -> None:
@@ -212,7 +224,7 @@ def _require_common_place(greys: tuple[Photo, Photo], both: TwoWay, confirmed: b
 
 def _finish(
     photos: tuple[Photo, Photo], greys: tuple[Photo, Photo], both: TwoWay, rows: slice, core: slice, known: tuple[Map, Mask] | None,
-    registration: Registration | None, config: StereoConfig, clock: _Clock,
+    fields: _Fields | None, config: StereoConfig, clock: _Clock,
 ) -> dict[str, Any]:
     """One strip: fill, arbitrate, and say where each value comes from."""
     left, right = np.ascontiguousarray(greys[0][rows]), np.ascontiguousarray(greys[1][rows])
@@ -227,9 +239,9 @@ def _finish(
     source = np.where(valid, Source.STEREO, Source.FILLED).astype(np.uint8)
     disparity = dense
     out: dict[str, Any] = {}
-    if known is not None and registration is not None:
+    if known is not None and fields is not None:
         prior, prior_valid = known[0][rows], known[1][rows]
-        a, b = registration.a[rows], registration.b[rows]
+        a, b = fields.at(rows, left.shape[1])
         with clock("arbitrate"):
             registered = a * prior + b
             verdict = judge(left, right, dense, valid, registered, prior_valid, config.arbitrate)

@@ -23,6 +23,8 @@ class SeedConfig:
     surface: SurfaceConfig = field(default_factory=SurfaceConfig)
     max_points: int = 4000
     """Most measured points; beyond it they are merged more coarsely."""
+    min_coverage: float = 0.3
+    """Measured share of an object's pixels below which its points are not trusted."""
     replaced: float = 2.0
     """A hull sample this close to a measured point, in units of the points' spacing, is replaced by it."""
 
@@ -41,6 +43,10 @@ class ObjectSeeds:
     """[H] samples of the hull that no measured point replaces and no photo looked through: sides that were not measured."""
     coverage: float
     """Measured share of the wanted pixels."""
+
+    def reliable(self, config: SeedConfig) -> bool:
+        """Enough of the object was measured to start from it."""
+        return len(self.points) > 0 and self.coverage >= config.min_coverage
 
 
 def seed_object(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -35,6 +36,8 @@ class BuildConfig:
     """How far outside the object's box such a side may lie, relative to its longest side."""
     seed_opacity: float = 0.5
     """Starting opacity of a seed."""
+    measured_opacity: float = 0.8
+    """Starting opacity of a seed whose place was measured."""
     surface_step: int = 2
     """Every n-th pixel of a revealed patch seeds one Gaussian."""
     min_surface: float = 2e-5
@@ -43,6 +46,34 @@ class BuildConfig:
     """Factor by which the depth of a patch grows while it lies where nothing is."""
     push_steps: int = 8
     """Most such steps; what is not through by then is left out."""
+
+
+class MeasuredSurface(Protocol):
+    """Points on a new object's surface that its photos measure."""
+
+    @property
+    def points(self) -> Array:
+        """[M, 3] scene units."""
+        ...
+
+    @property
+    def colours(self) -> Array:
+        """[M, 3] in [0, 1], in the first visit's light."""
+        ...
+
+    @property
+    def spacing(self) -> float:
+        """Distance of neighbouring points, scene units."""
+        ...
+
+    @property
+    def rest(self) -> NDArray[np.bool_]:
+        """[H] samples of the hull that no point replaces and no photo looked through."""
+        ...
+
+
+Measure = Callable[[HullInstance, Array], MeasuredSurface | None]
+"""A new object and samples [H, 3] of its visual hull to what the photos measure of it; None = nothing that can be trusted."""
 
 
 def object_frame(points: Array) -> Array:
@@ -84,8 +115,12 @@ def build_template(
     sh_degree: int,
     config: BuildConfig | None = None,
     rng: np.random.Generator,
+    measure: Measure | None = None,
 ) -> tuple[Gaussians, Array]:
     """Seed a new object from its visual hull: samples thinned to a voxel grid, coloured by the views that see them in front.
+
+    Args:
+        measure: asked for points on the object's surface, which take the place of the hull where there are any.
 
     Returns:
         Gaussians in the object's frame (colours in the first visit's light), and world_from_object.
@@ -93,8 +128,15 @@ def build_template(
     config = config or BuildConfig()
     # The whole hull, not its shell: seen from few sides it is long, and its front lies before the object.
     points, colours, voxel = _hull_samples(instance, views, config, rng, surface_only=False)
-    seeds = _seed_gaussians(points, colours, np.full(len(points), 0.6 * voxel), config.seed_opacity, sh_degree)
+    found = measure(instance, points) if measure is not None else None
+    rest = np.ones(len(points), bool) if found is None else found.rest
+    seeds = _seed_gaussians(points[rest], colours[rest], np.full(int(rest.sum()), 0.6 * voxel), config.seed_opacity, sh_degree)
     world_from_object = object_frame(instance.points)
+    if found is not None:
+        spacing = np.full(len(found.points), 0.7 * found.spacing)
+        surface = _seed_gaussians(found.points, found.colours, spacing, config.measured_opacity, sh_degree)
+        seeds = Gaussians.concatenate([surface, seeds])
+        world_from_object = object_frame(seeds.means.double().numpy())
     return seeds.transformed(torch.as_tensor(np.linalg.inv(world_from_object), dtype=torch.float32)), world_from_object
 
 

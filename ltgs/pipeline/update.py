@@ -26,6 +26,7 @@ from ltgs.pipeline.update_complete import complete_visit
 from ltgs.pipeline.update_config import UpdateConfig
 from ltgs.pipeline.update_decide import Decider
 from ltgs.pipeline.update_parts import drawn_without, fit_quality, own_exposures
+from ltgs.pipeline.update_seeds import StereoSeeds
 
 __all__ = ["UpdateConfig", "VisitUpdate", "update_visit"]
 log = logging.getLogger("ltgs.pipeline")
@@ -100,7 +101,10 @@ class _Update:
             before = self.visit.before()
         decisions = Decider(self.visit).decide(before)
         light = visit_light(self.visit.fits, self.visit.old.appearance[-1], config=self.visit.config.light)
-        chronology, items = assemble(self.visit.old, decisions, light, build=self.visit.config.build, rng=self.visit.rng)
+        config = self.visit.config
+        measure = StereoSeeds(decisions.views, grow_px=config.hull.grow_px, use=config.stereo_seeds, config=config.seeds)
+        with self.visit.timed("seeds"):
+            chronology, items = assemble(self.visit.old, decisions, light, build=config.build, rng=self.visit.rng, measure=measure)
         with self.visit.timed("refine"):
             chronology = self._refine(chronology, items, decisions.views)
         with self.visit.timed("complete"):
@@ -111,7 +115,7 @@ class _Update:
         visit = self.visit
         return VisitUpdate(
             chronology, own_exposures(visit.fits, chronology.appearance[-1]), fit_quality(before, after),
-            visit.learned.method(METHOD), tuple(visit.undecided), visit.timing, tuple(before), tuple(after),
+            visit.learned.method(METHOD) | measure.method(), tuple(visit.undecided), visit.timing, tuple(before), tuple(after),
             visit.record.finish(chronology, visit.time),
         )
 

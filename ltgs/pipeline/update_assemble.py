@@ -17,7 +17,7 @@ from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match
 from ltgs.objects.hull import HullInstance
-from ltgs.objects.templates import BuildConfig, build_template, grow_template, revealed_surface
+from ltgs.objects.templates import BuildConfig, Measure, build_template, grow_template, revealed_surface
 from ltgs.optim.refine import RefineItem
 from ltgs.pipeline.update_parts import Cutting, KnownObject, motion_event
 
@@ -41,17 +41,24 @@ class Decisions:
 
 
 def assemble(
-    old: Chronology, decisions: Decisions, light: Appearance, *, build: BuildConfig, rng: np.random.Generator
+    old: Chronology, decisions: Decisions, light: Appearance, *, build: BuildConfig, rng: np.random.Generator,
+    measure: Measure | None = None,
 ) -> tuple[Chronology, list[RefineItem]]:
-    """The chronology with one more time, and what should be refined."""
-    return _Assembly(old, decisions, build, rng).run(light)
+    """The chronology with one more time, and what should be refined.
+
+    Args:
+        measure: asked for the surfaces of new objects, see `build_template`.
+    """
+    return _Assembly(old, decisions, build, rng, measure).run(light)
 
 
 class _Assembly:
     """Templates, tracks and events while they are collected."""
 
-    def __init__(self, old: Chronology, decisions: Decisions, build: BuildConfig, rng: np.random.Generator) -> None:
-        self.old, self.decisions, self.build, self.rng = old, decisions, build, rng
+    def __init__(
+        self, old: Chronology, decisions: Decisions, build: BuildConfig, rng: np.random.Generator, measure: Measure | None
+    ) -> None:
+        self.old, self.decisions, self.build, self.rng, self.measure = old, decisions, build, rng, measure
         self.time = old.num_times
         self.templates = dict(old.templates)
         self.tracks: dict[int, ObjectTrack] = {}
@@ -133,7 +140,7 @@ class _Assembly:
         k = self._next_id()
         degree = self.old.background.sh_degree
         gaussians, pose = build_template(
-            instance, self.decisions.views, sh_degree=degree, config=self.build, rng=self.rng
+            instance, self.decisions.views, sh_degree=degree, config=self.build, rng=self.rng, measure=self.measure
         )
         if self.decisions.record is not None:
             self.decisions.record.verdict(instance, "new", k)

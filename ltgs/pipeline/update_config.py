@@ -8,6 +8,7 @@ from ltgs.change.compare import CompareConfig
 from ltgs.change.learned import LearnedConfig
 from ltgs.change.light import LightConfig
 from ltgs.change.relight import RelightConfig
+from ltgs.depth.seeds import SeedConfig
 from ltgs.objects.associate import AssociateConfig
 from ltgs.objects.carve import CarveConfig
 from ltgs.objects.hull import HullConfig
@@ -36,6 +37,9 @@ class UpdateConfig:
     complete: CompleteConfig = field(default_factory=CompleteConfig)
     proof: ProofConfig = field(default_factory=ProofConfig)
     support: SupportConfig = field(default_factory=SupportConfig)
+    seeds: SeedConfig = field(default_factory=SeedConfig)
+    stereo_seeds: bool = True
+    """New objects start from surfaces that stereo between the visit's photos measures, where it can be trusted; else from their hull."""
     unmoved_gain: float = 0.3
     """Share of the cost around its old place that a stored object must explain there to count as still standing, although the
     captures contradict its template."""

@@ -114,6 +114,7 @@ def test_seeds_replace_the_hull_and_keep_its_hidden_side(measured: list[SurfaceD
     assert seeds.rest.tolist() == [False, False, False, False, True] and seeds.coverage > 0.7
     nothing = seed_object(views(), [np.zeros_like(b) for b in BOARDS], hull)
     assert len(nothing.points) == 0 and nothing.rest.all() and nothing.coverage == 0
+    assert seeds.reliable(SeedConfig()) and not seeds.reliable(SeedConfig(min_coverage=1.01)) and not nothing.reliable(SeedConfig())
 
 
 def test_normals_face_the_viewer() -> None:

@@ -1,6 +1,7 @@
 """Templates keep their place, surfaces continue their surroundings, cut-outs take their hidden parts along."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -125,3 +126,27 @@ def test_a_photo_that_looks_away_says_nothing_about_a_new_object_and_sides_are_a
     assert (new[:, 0] > 0).all(), "only the unknown half is added"
     narrow = grow_template(half, pose, instance, [view, away], extent=half, rng=np.random.default_rng(0))
     assert len(narrow) - len(half) < 0.5 * len(new), "outside of its extent hardly anything is added"
+
+
+def test_measured_points_take_the_place_of_the_hull_they_explain() -> None:
+    view = plane_view((0.3, 0.15, 0.1))
+    mask = np.zeros((60, 80), bool)
+    mask[25:35, 35:45] = True
+    hull = np.random.default_rng(2).uniform(-0.1, 0.1, (500, 3)) + [0, 0.15, 0.1]
+    instance = HullInstance(hull, (mask,), 1)
+    points = np.array([[0.01, 0.16, 0.1], [0.02, 0.16, 0.1], [0.03, 0.16, 0.1]])
+
+    def measure(asked: HullInstance, samples: np.ndarray) -> SimpleNamespace:
+        assert asked is instance
+        return SimpleNamespace(points=points, colours=np.full((3, 3), 0.25), spacing=0.01, rest=samples[:, 0] < 0)
+
+    plain, _ = build_template(instance, [view], sh_degree=1, rng=np.random.default_rng(0))
+    template, pose = build_template(instance, [view], sh_degree=1, rng=np.random.default_rng(0), measure=measure)
+    world = template.means.double().numpy() + pose[:3, 3]
+    np.testing.assert_allclose(world[:3], points, atol=1e-6)
+    assert (world[3:, 0] < 0).all() and 3 < len(template) < len(plain)
+    torch.testing.assert_close(template.base_rgb[:3], torch.full((3, 3), 0.25), rtol=0, atol=1e-5)
+    torch.testing.assert_close(template.scales[:3], torch.full((3, 3), 0.007))
+    assert template.opacities[0] > template.opacities[-1]
+    again, same = build_template(instance, [view], sh_degree=1, rng=np.random.default_rng(0), measure=lambda *_: None)
+    assert torch.equal(again.means, plain.means) and np.allclose(same[:3, 3], [0, 0.15, 0.1], atol=0.03)

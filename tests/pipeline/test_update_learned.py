@@ -62,7 +62,7 @@ def test_folders_are_settings_like_any_other() -> None:
 @needs_transformers
 def test_the_networks_are_asked_in_an_update(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = update(scene, LearnedConfig())
-    assert plain.method == METHOD and new_events(plain) == ["appeared"]
+    assert {k: plain.method[k] for k in METHOD} == METHOD and new_events(plain) == ["appeared"]
     rescored, snapped = [], []
     rescore, outlines = LearnedCues.rescore, LearnedCues.outlines
     monkeypatch.setattr(LearnedCues, "rescore", lambda self, view: rescored.append(view) or rescore(self, view))
