@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltgs.change.earlier import EarlierConfig, Witness, cap_cues
+from ltgs.change.earlier import EarlierConfig, Witness, cap_by_light, cap_cues
 from ltgs.change.evidence import EvidenceConfig, PhotoNoise, agreement, change_mask, change_score, photo_noise, smoothing_px
 from ltgs.change.harmonise import ColourFit, HarmoniseConfig, fit_colour
+from ltgs.change.shade import ShadeConfig
 from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
@@ -30,6 +31,7 @@ class CompareConfig:
     harmonise: HarmoniseConfig = field(default_factory=HarmoniseConfig)
     evidence: EvidenceConfig = field(default_factory=EvidenceConfig)
     earlier: EarlierConfig = field(default_factory=EarlierConfig)
+    shade: ShadeConfig = field(default_factory=ShadeConfig)
     light_rounds: int = 2
     """Fits of the light; from the second on, pixels found changed are left out."""
 
@@ -50,7 +52,7 @@ class Ground:
     fit: ColourFit
     """The light."""
     witness: Witness | None = None
-    """What the first visit's photos say; where they agree with the photo it shows no change."""
+    """What the first visit's photos say, and another light; where they agree with the photo it shows no change."""
     noise: tuple[PhotoNoise, PhotoNoise] | None = None
     """The photo's own noise over what is expected, and over a perfect scene; None = fitted at the next comparison."""
 
@@ -170,9 +172,9 @@ def _compare_box(
     region[wide] = True
     drawn = render_state(gaussians, expected, shot.camera, region=region, backend=backend)
     rgb, alpha, depth, statistics = (image[wide] for image in drawn)
-    seen = ground.witness and Witness(ground.witness.cues[wide], ground.witness.depth[wide])
-    shown, cues = _cues(shot.photo[wide], rgb, depth, Ground(ground.fit.part(wide), seen), config)
-    score, agreed = _judge(cues, alpha, statistics, ground.noise, max(shape), config)
+    seen = ground.witness and ground.witness.part(wide)
+    shown, cues, lit = _cues(shot.photo[wide], rgb, depth, Ground(ground.fit.part(wide), seen), config)
+    score, agreed = _judge(cues, lit, alpha, statistics, ground.noise, max(shape), config)
     inner = tuple(slice(t.start - w.start, t.stop - w.start) for t, w in zip(target, wide, strict=True))
 
     def patched(image: NDArray, fresh: NDArray) -> NDArray:
@@ -187,11 +189,14 @@ def _compare_box(
     )
 
 
-def _cues(photo: Image, rgb: Image, depth: Image, ground: Ground, config: CompareConfig) -> tuple[Image, Image]:
-    """The render in the photo's light, and its residual cues less what earlier photos excuse."""
+def _cues(photo: Image, rgb: Image, depth: Image, ground: Ground, config: CompareConfig) -> tuple[Image, Image, Image]:
+    """The render in the photo's light, its residual cues less what earlier photos excuse, and less what light explains too."""
     shown = ground.fit.apply(np.clip(rgb, 0, 1))
     cues = residual_cues(torch.from_numpy(shown), torch.from_numpy(np.ascontiguousarray(photo))).numpy()
-    return shown, cues if ground.witness is None else cap_cues(cues, depth, ground.witness, config.earlier)
+    if ground.witness is None:
+        return shown, cues, cues
+    cues = cap_cues(cues, depth, ground.witness, config.earlier)
+    return shown, cues, cap_by_light(cues, depth, ground.witness, config.earlier)
 
 
 def _noise(cues: Image, alpha: Image, statistics: Image, config: CompareConfig) -> tuple[PhotoNoise, PhotoNoise]:
@@ -203,11 +208,14 @@ def _noise(cues: Image, alpha: Image, statistics: Image, config: CompareConfig) 
 
 
 def _judge(
-    cues: Image, alpha: Image, statistics: Image, noise: tuple[PhotoNoise, PhotoNoise], full_size: int, config: CompareConfig
+    cues: Image, lit: Image, alpha: Image, statistics: Image, noise: tuple[PhotoNoise, PhotoNoise], full_size: int, config: CompareConfig
 ) -> tuple[Image, NDArray[np.bool_]]:
-    """Score and agreement of a photo, or of a crop of one whose longer side is `full_size` pixels."""
+    """Score and agreement of a photo, or of a crop of one whose longer side is `full_size` pixels.
+
+    Light can excuse a difference (`lit`), but a place under another light does not prove that nothing stands there.
+    """
     score = change_score(
-        cues, statistics[..., :2], _std(statistics), alpha, noise=noise[0], full_size=full_size, config=config.evidence
+        lit, statistics[..., :2], _std(statistics), alpha, noise=noise[0], full_size=full_size, config=config.evidence
     )
     return score, agreement(cues, alpha, noise=noise[1], full_size=full_size, config=config.evidence)
 
@@ -221,9 +229,9 @@ def _compare_one(
 ) -> tuple[ComparedView, Ground]:
     """A view, and its ground with the photo's noise."""
     rgb, alpha, depth, statistics = drawn
-    shown, cues = _cues(shot.photo, rgb, depth, ground, config)
+    shown, cues, lit = _cues(shot.photo, rgb, depth, ground, config)
     noise = ground.noise or _noise(cues, alpha, statistics, config)
-    score, agreed = _judge(cues, alpha, statistics, noise, max(alpha.shape), config)
+    score, agreed = _judge(cues, lit, alpha, statistics, noise, max(alpha.shape), config)
     fit = ground.fit
     return ComparedView(
         shot.camera, shot.photo, shown, fit.affine, fit.gain, alpha, depth, score,

@@ -6,8 +6,8 @@ brought into the new view through the rendered depth, still agrees with the new 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -50,6 +50,12 @@ class Witness:
     """[H, W, 2] as `residual_cues`; +inf where no earlier photo saw the place."""
     depth: Image
     """[H, W] rendered depth it was made with, scene units: valid for this surface only."""
+    light: Image | None = None
+    """[H, W, 2] the same against the surface under another light, see `change.shade`."""
+
+    def part(self, box: tuple[slice, slice]) -> Witness:
+        """The same for a crop of the photo (rows, columns)."""
+        return Witness(self.cues[box], self.depth[box], None if self.light is None else self.light[box])
 
 
 @dataclass(frozen=True)
@@ -106,38 +112,67 @@ def witness(
         where: [H, W] pixels in question; only their surroundings are looked at.
     """
     config = config or EarlierConfig()
-    best = np.full((*depth.shape, 2), np.inf, np.float32)
-    points = _world_points(camera, depth)
-    ready = [_look_up(points, other, config.depth_slack) for other in earlier]
-    size = max(depth.shape)
+    points = world_points(camera, depth)
+    looks = [look_at_surface(points, other.camera, other.depth, other.rgb, config.depth_slack) for other in earlier]
+    looks = [replace(look, seen=look.seen & (alpha > 0.6)) for look in looks]
+    cues = best_cues(photo, looks, lambda moved, box: fit.part(box).apply(np.clip(moved, 0, 1)), where=where, config=config)
+    return Witness(cues, depth)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Another photo's picture as it would lie on the surfaces of a view."""
+
+    image: Image
+    """[h, w] or [h, w, 3] in the other photo."""
+    map_u: Image
+    map_v: Image
+    """[H, W] where the view's pixels are in it (cv2.remap)."""
+    seen: NDArray[np.bool_]
+    """[H, W] whether it shows them."""
+
+
+def best_cues(
+    photo: Image, looks: Sequence[Look], show: Callable[[Image, tuple[slice, slice]], Image], *, where: NDArray[np.bool_],
+    config: EarlierConfig,
+) -> Image:
+    """[H, W, 2] residual cues of a photo against the best of several pictures per pixel; +inf where none shows the place.
+
+    Args:
+        show: what a picture brought to a box (rows, columns) of the photo says the photo should look like there.
+        where: [H, W] pixels in question; only their surroundings are looked at.
+    """
+    best = np.full((*photo.shape[:2], 2), np.inf, np.float32)
+    size = max(photo.shape[:2])
     for box in _boxes(where, border=max(12, round(2 * config.support * size))):
-        best_total = np.full(depth[box].shape, np.inf, np.float32)
-        for other, (map_u, map_v, inside) in zip(earlier, ready, strict=True):
-            seen = (inside & (alpha > 0.6))[box]
+        best_total = np.full(photo[box].shape[:2], np.inf, np.float32)
+        for look in looks:
+            seen = look.seen[box]
             if seen.mean() < 0.05:
                 continue
-            for cues, total in _displaced(other, map_u[box], map_v[box], seen, photo[box], fit.part(box), size, config):
+            for cues, total in _displaced(look, box, photo[box], show, size, config):
                 better = seen & (total < best_total)
                 best_total[better] = total[better]
                 best[box][better] = cues[better]
-    return Witness(best, depth)
+    return best
 
 
 def _displaced(
-    other: EarlierPhoto, map_u: Image, map_v: Image, seen: NDArray[np.bool_], photo: Image, fit: ColourFit, size: int,
+    look: Look, box: tuple[slice, slice], photo: Image, show: Callable[[Image, tuple[slice, slice]], Image], size: int,
     config: EarlierConfig,
 ) -> Iterator[tuple[Image, Image]]:
-    """Cues and their windowed sum for every displacement of an earlier photo."""
+    """Cues and their windowed sum for every displacement of another picture."""
     sigma = config.support * size
+    seen = look.seen[box]
     valid = seen.astype(np.float32)
     weight = cv2.GaussianBlur(valid, (0, 0), sigma) + 1e-6
     target = torch.from_numpy(np.ascontiguousarray(photo))
     steps = np.array([-1, 0, 1]) * config.reach_px * size / 640
     for dv in steps:
         for du in steps:
-            moved = cv2.remap(other.rgb, map_u + np.float32(du), map_v + np.float32(dv), cv2.INTER_LINEAR,
+            moved = cv2.remap(look.image, look.map_u[box] + np.float32(du), look.map_v[box] + np.float32(dv), cv2.INTER_LINEAR,
                               borderMode=cv2.BORDER_REPLICATE)
-            shown = np.where(seen[..., None], fit.apply(np.clip(moved, 0, 1)), photo)
+            shown = np.where(seen[..., None], show(moved, box), photo)
             cues = residual_cues(torch.from_numpy(np.ascontiguousarray(shown)), target).numpy()
             # Structure varies about three times as much as colour where nothing changed.
             yield cues, cv2.GaussianBlur((cues[..., 0] * 3 + cues[..., 1]) * valid, (0, 0), sigma) / weight
@@ -155,12 +190,21 @@ def cap_cues(cues: Image, depth: Image, seen: Witness, config: EarlierConfig) ->
 
     Only where the surface is still the one that the witness was made for.
     """
-    use = np.abs(depth - seen.depth) <= 0.02 * np.maximum(seen.depth, 1e-9)
-    use &= (seen.cues < np.float32(config.convincing)).all(-1)
-    return np.where(use[..., None], np.minimum(cues, seen.cues), cues)
+    return _capped(cues, seen.cues, depth, seen.depth, config)
 
 
-def _world_points(camera: Camera, depth: Image) -> Array:
+def cap_by_light(cues: Image, depth: Image, seen: Witness, config: EarlierConfig) -> Image:
+    """[H, W, 2] the cues, capped where another light on the same surface explains the photo well."""
+    return cues if seen.light is None else _capped(cues, seen.light, depth, seen.depth, config)
+
+
+def _capped(cues: Image, other: Image, depth: Image, made_for: Image, config: EarlierConfig) -> Image:
+    use = np.abs(depth - made_for) <= 0.02 * np.maximum(made_for, 1e-9)
+    use &= (other < np.float32(config.convincing)).all(-1)
+    return np.where(use[..., None], np.minimum(cues, other), cues)
+
+
+def world_points(camera: Camera, depth: Image) -> Array:
     """[H, W, 3] world points of the pixels' rendered surface."""
     height, width = depth.shape
     u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
@@ -169,15 +213,19 @@ def _world_points(camera: Camera, depth: Image) -> Array:
     return (local - camera.cam_from_world[:3, 3]) @ camera.cam_from_world[:3, :3]
 
 
-def _look_up(points: Array, other: EarlierPhoto, slack: float) -> tuple[Image, Image, NDArray[np.bool_]]:
-    """Where the points are in an earlier photo (cv2.remap maps, [H, W] each) and whether it saw them."""
-    local = points @ other.camera.cam_from_world[:3, :3].T + other.camera.cam_from_world[:3, 3]
+def look_at_surface(points: Array, camera: Camera, depth: Image, image: Image, slack: float) -> Look:
+    """A picture, with the depth [h, w] its camera sees, as it lies on surface points [H, W, 3] of a view.
+
+    Args:
+        slack: relative difference of depths up to which a point counts as seen.
+    """
+    local = points @ camera.cam_from_world[:3, :3].T + camera.cam_from_world[:3, 3]
     z = local[..., 2]
     safe = np.where(z > 1e-6, z, 1.0)
-    uv = local @ other.camera.K.T
+    uv = local @ camera.K.T
     # Pixel (0, 0) of an array has its centre at (0.5, 0.5).
     map_u, map_v = (uv[..., 0] / safe - 0.5).astype(np.float32), (uv[..., 1] / safe - 0.5).astype(np.float32)
-    height, width = other.depth.shape
+    height, width = depth.shape
     inside = (z > 1e-6) & (map_u >= 0) & (map_v >= 0) & (map_u <= width - 1) & (map_v <= height - 1)
-    there = cv2.remap(other.depth, map_u, map_v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-    return map_u, map_v, inside & (np.abs(there - z) <= slack * safe)
+    there = cv2.remap(depth, map_u, map_v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+    return Look(image, map_u, map_v, inside & (np.abs(there - z) <= slack * safe))

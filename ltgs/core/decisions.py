@@ -20,10 +20,10 @@ from ltgs.core.chronology import Chronology, Presence
 Array = NDArray[np.float64]
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels of a working photo; right and bottom are outside of it."""
-Verdict = Literal["matched", "new", "leftover", "newly seen", "dropped", "covered", "open"]
+Verdict = Literal["matched", "new", "leftover", "newly seen", "light", "dropped", "covered", "open"]
 """What became of new content: a known object stands there; a new object; only the error of an object next to it; seen for
-the first time but perhaps not new; too weak; a fragment whose pixels better supported content explains; looked at again at a
-later stage."""
+the first time but perhaps not new; only another light on a known surface; too weak; a fragment whose pixels better supported
+content explains; looked at again at a later stage."""
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 
 

@@ -41,7 +41,7 @@ def ssim_map(a: Tensor, b: Tensor, *, padding: Padding = "same") -> Tensor:
     module = _native(a4, b4)
     if module is not None and padding == "same" and not (a4.requires_grad and torch.is_grad_enabled()):
         images, height, width, channels = a4.shape
-        out = torch.empty_like(a4)
+        out = torch.empty_like(a4, memory_format=torch.contiguous_format)
         module.ssim_forward(
             a4.detach().contiguous(), b4.detach().contiguous(), images, height, width, channels, False, out, None,
             torch.get_num_threads(),
@@ -93,7 +93,7 @@ class _FusedSsim(torch.autograd.Function):
         a, b, partials = ctx.saved_tensors
         valid, module = ctx.options
         images, height, width, channels = a.shape
-        out = torch.empty_like(a)
+        out = torch.empty_like(a, memory_format=torch.contiguous_format)
         module.ssim_backward(
             a, b, partials, None, float(gradient) / ctx.count, images, height, width, channels, valid, out,
             torch.get_num_threads(),

@@ -41,7 +41,7 @@ class Candidate(Protocol):
 class AssociateConfig:
     """Assignment of objects to instances."""
 
-    min_gain: float = 0.18
+    min_gain: float = 0.22
     """Share of the cost around an instance that drawing the object must explain."""
     sweep_slack: float = 0.12
     """A pair goes on if its sweep, and then its scouts, explain at most this much less than the best of its object or its

@@ -128,22 +128,6 @@ def pose_costs(model: Model, poses: Tensor, crops: Sequence[Crop], config: CostC
     return total / max(weight, 1.0)
 
 
-def explained_share(model: Model, pose: Tensor, crops: Sequence[Crop], config: CostConfig, backend: str) -> float:
-    """Share of the cost, where the instance is or the object [4, 4] is drawn, that drawing the object explains; at most 1.
-
-    What else differs in the crops, a shadow for instance, neither helps nor harms.
-    """
-    with_object, without = 0.0, 0.0
-    with torch.no_grad():
-        for crop in crops:
-            cost, covered = _drawn_cost(model, pose[None], crop, config, backend)
-            where = crop.weight * ((covered[0, ..., 0] > 0.5) | (crop.mask > 0.5))
-            nothing = _pixel_cost(torch.zeros_like(crop.shown), torch.zeros_like(crop.alpha), crop, config)
-            with_object += float((cost[0] * where).sum())
-            without += float((nothing * where).sum())
-    return 1 - with_object / max(without, 1e-12)
-
-
 def _drawn_cost(model: Model, poses: Tensor, crop: Crop, config: CostConfig, backend: str) -> tuple[Tensor, Tensor]:
     """[P, h, w] robust cost per pixel with the object drawn, and [P, h, w, 1] how much of the pixel it covers."""
     size, num = crop.photo.shape[0], len(poses)

@@ -213,8 +213,8 @@ def compare_turns(
     scouted = _refine(model, best, scout, config.scout_steps, config, backend)
     final = _refine(model, np.array([pose for pose, _ in scouted[:2]]), fine, config.steps, config, backend)
     ranked = sorted([*found.ranked, *final], key=lambda r: r[1])
-    # How fast the cost rises along the turns says how well the photos tell them apart.
-    scale = ranked[0][1] / max(float(turns.costs.min()), 1e-12)
+    # How fast the cost rises along the turns says how well the photos tell them apart; refined, all would cost a little less.
+    scale = min((cost for _, cost in final), default=np.inf) / max(float(costs.min(initial=np.inf)), 1e-12)
     return _hypothesis(model, ranked, fine, config, backend, [(p, float(c) * scale) for p, c in zip(starts, costs, strict=True)])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +17,7 @@ from ltgs.change.compare import compare as compare_photos
 from ltgs.change.earlier import EarlierPhoto, Witness, nearest_cameras, prepare_earlier, witness
 from ltgs.change.harmonise import ColourFit
 from ltgs.change.lift import lift_to_gaussians
+from ltgs.change.shade import light_cues
 from ltgs.core.chronology import Chronology
 from ltgs.core.decisions import DecisionRecorder
 from ltgs.core.gaussians import Gaussians
@@ -116,15 +118,17 @@ class VisitCaptures:
         return views
 
     def _ask_earlier(self, views: Sequence[ComparedView], grounds: Sequence[Ground]) -> list[Witness]:
-        """What the first visit's photos show where the new photos look."""
+        """What the first visit's photos show where the new photos look, and what another light would show there."""
         cameras = [p.camera for p in self.replay]
         out = []
-        for view, ground in zip(views, grounds, strict=True):
+        light = light_cues(views, config=self.config.compare.shade, earlier=self.config.compare.earlier)
+        for view, ground, lit in zip(views, grounds, light, strict=True):
             picks = nearest_cameras(view.camera, cameras, self.config.compare.earlier)
-            out.append(witness(
+            seen = witness(
                 view.camera, view.photo, view.depth, view.alpha, ground.fit, [self.earlier_photo(i) for i in picks],
                 where=view.mask, config=self.config.compare.earlier,
-            ))
+            )
+            out.append(replace(seen, light=lit))
         return out
 
     def earlier_photo(self, index: int) -> EarlierPhoto:

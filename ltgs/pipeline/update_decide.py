@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltgs.change.compare import footprint, with_mask
+from ltgs.change.shade import is_relit
 from ltgs.core.chronology import BACKGROUND_ID, Presence
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
@@ -75,7 +76,7 @@ class Decider:
         with self.visit.timed("association"):
             self.visit.record.stage = "second look"
             matches = self._second_look(known, matches, views, kept, late)
-        return Decisions(known, matches, self._new_for_sure(instances), views, holes, self.visit.record)
+        return Decisions(known, matches, self._new_for_sure(instances, views), views, holes, self.visit.record)
 
     def _new_content(
         self, views: Sequence[ComparedView], holes: Sequence[NDArray[np.bool_]], known: Mapping[int, KnownObject]
@@ -134,10 +135,11 @@ class Decider:
                 out.append(vacated)
         return out
 
-    def _new_for_sure(self, instances: Sequence[HullInstance]) -> list[HullInstance]:
-        """Instances that stand where the first visit's photos looked through."""
+    def _new_for_sure(self, instances: Sequence[HullInstance], views: Sequence[ComparedView]) -> list[HullInstance]:
+        """Instances that are no known object in another light, and stand where the first visit's photos looked through."""
+        instances = [i for i in instances if not self._relit(i, views)]
         if not self.visit.replay or not instances:
-            return list(instances)
+            return instances
         new = []
         for instance in instances:
             points = instance.points[self.visit.rng.permutation(len(instance.points))[:400]]
@@ -147,6 +149,14 @@ class Decider:
                 self.visit.record.verdict(instance, "newly seen", reason="no earlier photo had looked through its place")
                 self.visit.undecided.append("Something differs where no earlier photo had looked: newly seen, not counted as new.")
         return new
+
+    def _relit(self, instance: HullInstance, views: Sequence[ComparedView]) -> bool:
+        config = self.visit.config.compare
+        if not is_relit(views, instance.pixels, config=config.shade, earlier=config.earlier):
+            return False
+        self.visit.record.verdict(instance, "light", reason="the known surface in another light explains it")
+        self.visit.undecided.append("Something differs that another light on a known surface explains: not counted as new.")
+        return True
 
     def _second_look(
         self, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView], kept: Tensor,

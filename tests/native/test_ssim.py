@@ -50,6 +50,18 @@ def test_identical_images_and_the_map() -> None:
     assert ssim_map(a, b, padding="valid").shape == (1, 10, 20, 3)
 
 
+def test_the_layout_in_memory_does_not_matter() -> None:
+    a, b = pair(20, 30)
+    planes = a[0].permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    assert torch.equal(ssim_map(planes, b[0]), ssim_map(a[0], b[0]))
+    gradients = []
+    for image in (planes, a[0]):
+        leaf = image.detach().requires_grad_()
+        ssim(leaf, b[0]).backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+
+
 def test_photometric_loss_is_zero_for_equal_images() -> None:
     a, b = pair(16, 16)
     assert photometric_loss(a, a).item() == pytest.approx(0.0, abs=1e-6)

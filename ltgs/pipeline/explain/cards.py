@@ -13,7 +13,8 @@ from ltgs.pipeline.info import visit_title
 
 _LIFE = {Presence.PRESENT: ("■", "present"), Presence.ABSENT: ("·", "absent"), Presence.UNKNOWN: ("?", "unknown")}
 _VERDICTS = {
-    "leftover": "error of an object next to it", "newly seen": "seen for the first time, perhaps not new", "dropped": "not counted",
+    "leftover": "error of an object next to it", "newly seen": "seen for the first time, perhaps not new",
+    "light": "another light on a known surface", "dropped": "not counted",
     "open": "what a departed object had hidden",
 }
 

@@ -80,7 +80,7 @@ class Explanation:
 
 def shown_as_other(instance: InstanceVerdict) -> bool:
     """Whether content is listed among what became no object; what is only looked at again later is not."""
-    return instance.verdict in ("leftover", "newly seen", "dropped") or (instance.verdict == "open" and instance.in_hole)
+    return instance.verdict in ("leftover", "newly seen", "light", "dropped") or (instance.verdict == "open" and instance.in_hole)
 
 
 def text(value: object, *, limit: int = MAX_TEXT) -> str:
