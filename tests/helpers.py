@@ -23,7 +23,7 @@ from ltgs.render import render
 REPOSITORY = Path(__file__).resolve().parent.parent
 WIDTH, HEIGHT = 128, 96
 FAST = (
-    "train.steps=60", "train.cap=2500", "train.half_resolution_steps=20", "train.sh_degree=0", "train.growth.every=20",
+    "train.steps=60", "train.cap=2500", "train.half_resolution_share=0.33", "train.sh_degree=0", "train.growth.every=20",
     "train.growth.start=20", "update.refine.steps=10", "checkpoint_every=25",
 )
 """Settings that make a run of the tiny capture take seconds."""

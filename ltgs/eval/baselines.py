@@ -70,8 +70,9 @@ class BaselineConfig:
         """The training configuration of one visit."""
         every = max(1, int(0.7 * self.steps / (self.growth_rounds + 1)))
         return replace(
-            self.train, steps=self.steps, cap=int(first_count * self.room_to_grow), half_resolution_steps=0,
-            sh_every=max(1, self.steps // 4), growth=GrowthConfig(every=every, start=every),
+            self.train, steps=self.steps, cap=int(first_count * self.room_to_grow), half_resolution_share=0.0,
+            sh_every=max(1, self.steps // 4), growth=GrowthConfig(every=every, start=every, stop_share=0.7),
+            lr_means_final=0.01, lr_final=1.0,  # of 3DGS, for Gaussians that are trained already
         )
 
 
@@ -184,7 +185,8 @@ class _Run:
         points = colours = np.zeros((0, 3))
         if warm is None:
             points, colours = _coloured(self.visits.points, photos)
-            config = replace(config, half_resolution_steps=config.steps // 5)
+            own = self.config.train
+            config = replace(config, half_resolution_share=0.2, lr_means_final=own.lr_means_final, lr_final=own.lr_final)
         return train(
             photos, points, colours, extent=self.visits.extent, config=config, seed=self.seed + time, backend=self.backend,
             warm=warm,

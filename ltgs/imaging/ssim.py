@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -29,7 +30,7 @@ def ssim(a: Tensor, b: Tensor, *, padding: Padding = "same") -> Tensor:
         ValueError: shapes differ, or the image is smaller than the window with padding="valid".
     """
     a4, b4 = _batched(a, b, padding)
-    module = _native(a4, b4)
+    module = native_kernels(a4, b4)
     if module is not None:
         return _FusedSsim.apply(a4, b4.detach(), padding == "valid", module)
     return _torch_map(a4, b4, padding).mean()
@@ -38,7 +39,7 @@ def ssim(a: Tensor, b: Tensor, *, padding: Padding = "same") -> Tensor:
 def ssim_map(a: Tensor, b: Tensor, *, padding: Padding = "same") -> Tensor:
     """Per-pixel, per-channel similarity in the shape of the input ("valid": 10 rows and columns fewer)."""
     a4, b4 = _batched(a, b, padding)
-    module = _native(a4, b4)
+    module = native_kernels(a4, b4)
     if module is not None and padding == "same" and not (a4.requires_grad and torch.is_grad_enabled()):
         images, height, width, channels = a4.shape
         out = torch.empty_like(a4, memory_format=torch.contiguous_format)
@@ -61,8 +62,8 @@ def _batched(a: Tensor, b: Tensor, padding: str) -> tuple[Tensor, Tensor]:
     return (a[None], b[None]) if a.ndim == 3 else (a, b)
 
 
-def _native(a: Tensor, b: Tensor):  # type: ignore[no-untyped-def]
-    """The compiled kernels if they can serve these tensors, else None."""
+def native_kernels(a: Tensor, b: Tensor) -> ModuleType | None:
+    """The compiled kernels if they can serve these images with gradients for `a` alone, else None."""
     if a.device.type != "cpu" or a.dtype != torch.float32 or b.dtype != torch.float32:
         return None
     if b.requires_grad and torch.is_grad_enabled():

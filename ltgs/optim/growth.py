@@ -26,7 +26,7 @@ class GrowthConfig:
     """Steps between two growth rounds."""
     start: int = 100
     """First step of growth."""
-    stop_share: float = 0.7
+    stop_share: float = 0.6
     """Growth ends at this share of all steps; the rest settles."""
     dead_opacity: float = 0.005
     """Gaussians below this opacity are relocated (3DGS-MCMC)."""
@@ -114,6 +114,10 @@ class GaussianOptimizer:
     def keep(self, mask: Tensor) -> None:
         """Drop rows where `mask` [N] is False."""
         self._replace(lambda name, tensor, is_moment: tensor[mask])
+
+    def reorder(self, order: Tensor) -> None:
+        """Put row `order[i]` at place i; the parameters of every Gaussian stay as they are."""
+        self._replace(lambda name, tensor, is_moment: tensor[order])
 
     def state_tensors(self) -> dict[str, Tensor]:
         """All parameters and moments, for a checkpoint."""

@@ -16,18 +16,23 @@ from ltgs.core.cameras import Cameras, stack_cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.progress import Progress, ProgressEvent, silent
 from ltgs.errors import ConvergenceError
-from ltgs.imaging.losses import photometric_loss
+from ltgs.imaging.losses import exposed_loss
 from ltgs.optim.growth import GaussianOptimizer, GrowthConfig, add_position_noise, grow
 from ltgs.optim.initialize import InitConfig, TrainingPhoto, initial_gaussians
+from ltgs.optim.order import morton_order
 from ltgs.render import render
 
 log = logging.getLogger("ltgs.optim")
 Array = NDArray[np.float64]
+FULL_STEPS = 30_000
+"""Steps that the learning rates of 3DGS were made for."""
+MAX_BOOST = 6.0
+"""Largest factor of the rates in shorter runs: that of 800 steps, the shortest run it was measured for."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """First-visit training. Learning rates follow 3DGS where not said otherwise."""
+    """First-visit training. Learning rates are those of 3DGS for 30,000 steps where not said otherwise; see `rate_power`."""
 
     steps: int = 3000
     """Optimisation steps, one photo each."""
@@ -37,10 +42,12 @@ class TrainConfig:
     """Highest spherical-harmonic band."""
     sh_every: int = 500
     """Steps after which one more band is switched on."""
-    half_resolution_steps: int = 600
-    """Warm-up steps at half the resolution."""
-    lr_means: float = 2.0e-4
-    """Times the scene extent; decays exponentially to 1/100."""
+    half_resolution_share: float = 0.3
+    """Share of the steps, from the start, at half the resolution."""
+    lr_means: float = 0.0116
+    """Times the median size (standard deviation) of the first Gaussians; decays exponentially."""
+    lr_means_final: float = 0.1
+    """Share of that rate left at the last step (3DGS has 0.01, which is too cold for few steps)."""
     lr_quats: float = 1e-3
     """Learning rate of the rotations."""
     lr_log_scales: float = 7e-3
@@ -51,6 +58,10 @@ class TrainConfig:
     """Learning rate of the base colour."""
     lr_sh_rest: float = 1.25e-4
     """Learning rate of the view-dependent colour."""
+    rate_power: float = 0.5
+    """With fewer than 30,000 steps all rates above are multiplied by (30,000 / steps) to this power, at most six times."""
+    lr_final: float = 0.1
+    """Once growth has ended, the rates of everything but the means fall to this share (half a cosine)."""
     lr_exposure: float = 1e-3
     """Learning rate of the per-photo 3x4 colour affine."""
     exposure_pull: float = 0.05
@@ -118,7 +129,7 @@ def train(
     """Fit Gaussians to photos.
 
     Args:
-        extent: radius of the cameras, scene units; learning rates and penalties are relative to it.
+        extent: radius of the cameras, scene units; the penalty on sizes is relative to it.
         save_checkpoint: called with the step and a flat dict of tensors that `resume_from` accepts for an exact resume.
         warm: Gaussians to go on from; the points are not used then, and a checkpoint needs the same `warm` again.
 
@@ -147,6 +158,19 @@ def train(
     return trainer.result()
 
 
+def rate_factors(step: int, config: TrainConfig, *, is_warm: bool = False) -> tuple[float, float]:
+    """Factors on the learning rate of the means and on all others at a step.
+
+    Args:
+        is_warm: Gaussians that are trained already have no way to make up for, and long steps would only shake them.
+    """
+    done, start = step / config.steps, config.growth.stop_share
+    boost = 1.0 if is_warm else min(MAX_BOOST, max(1.0, FULL_STEPS / config.steps) ** config.rate_power)
+    settled = max(0.0, done - start) / max(1 - start, 1e-9)
+    others = config.lr_final + (1 - config.lr_final) * 0.5 * (1 + math.cos(math.pi * settled))
+    return boost * config.lr_means_final**done, boost * others
+
+
 class _Trainer:
     """State of one training run; everything random comes from one generator so that a run can be repeated or resumed."""
 
@@ -164,14 +188,14 @@ class _Trainer:
         self.losses: list[float] = []
         self.exposures = torch.eye(3, 4).repeat(len(photos), 1, 1).requires_grad_(True)
         self.exposure_adam = torch.optim.Adam([self.exposures], lr=config.lr_exposure)
-        self._cache: dict[tuple[int, bool], tuple[Cameras, Tensor, Tensor | None]] = {}
+        self._cache: dict[tuple[int, int], tuple[Cameras, Tensor, Tensor | None]] = {}
 
     def start(self, points_xyz: Array, points_rgb: Array) -> None:
         c = self.config
         first = initial_gaussians(
             self.photos, points_xyz, points_rgb, cap=c.cap, sh_degree=c.sh_degree, config=c.init, rng=self.rng
         )
-        self._adopt(first)
+        self._adopt(first[morton_order(first.means)])
 
     def go_on(self, warm: WarmStart) -> None:
         """Start from Gaussians instead of points."""
@@ -182,22 +206,31 @@ class _Trainer:
             with torch.no_grad():
                 self.exposures.copy_(torch.as_tensor(warm.exposures, dtype=torch.float32))
 
-    def _adopt(self, gaussians: Gaussians) -> None:
+    def _adopt(self, gaussians: Gaussians, size: float | None = None) -> None:
         c = self.config
-        rates = {
-            "means": c.lr_means * self.extent, "quats": c.lr_quats, "log_scales": c.lr_log_scales,
+        self.size = float(gaussians.scales.median()) if size is None else size
+        self.rates = {
+            "means": c.lr_means * self.size, "quats": c.lr_quats, "log_scales": c.lr_log_scales,
             "opacity_logits": c.lr_opacity, "sh_dc": c.lr_sh_dc, "sh_rest": c.lr_sh_rest,
         }
-        self.optimizer = GaussianOptimizer(gaussians, rates)
+        self.optimizer = GaussianOptimizer(gaussians, self.rates)
         self.start_count = len(gaussians)
         self.error = torch.zeros(len(gaussians))
 
-    def view(self, index: int, half: bool) -> tuple[Cameras, Tensor, Tensor | None]:
-        """Camera, uint8 target and weight of a photo, at full or half resolution."""
-        key = (index, half)
+    def view(self, index: int) -> tuple[Cameras, Tensor, Tensor | None]:
+        """Camera, uint8 target and weight of a photo at the resolution of the present step."""
+        c = self.config
+        key = (index, 2 if self.step < c.half_resolution_share * c.steps else 1)
         if key not in self._cache:
-            self._cache[key] = training_view(self.photos[index], 2 if half else 1)
+            self._cache[key] = training_view(self.photos[index], key[1])
         return self._cache[key]
+
+    def set_rates(self) -> float:
+        """Set the learning rates of the present step; returns that of the means."""
+        means, others = rate_factors(self.step, self.config, is_warm=self.is_warm)
+        for name, rate in self.rates.items():
+            self.optimizer.set_learning_rate(name, rate * (means if name == "means" else others))
+        return self.rates["means"] * means
 
     def next_photo(self) -> int:
         if not self.order:
@@ -207,10 +240,9 @@ class _Trainer:
     def one_step(self) -> None:
         c = self.config
         index = self.next_photo()
-        camera, target8, weight = self.view(index, self.step < c.half_resolution_steps)
+        camera, target8, weight = self.view(index)
         target = target8.float() / 255
-        rate = c.lr_means * self.extent * 0.01 ** (self.step / c.steps)
-        self.optimizer.set_learning_rate("means", rate)
+        rate = self.set_rates()
         gaussians = self.optimizer.gaussians()
         drawn = gaussians if self.frozen is None else Gaussians.concatenate([gaussians, self.frozen])
         background = torch.rand(3, generator=self.generator) if c.random_background else None
@@ -222,16 +254,12 @@ class _Trainer:
             sh_degree=degree, with_depth=False,
         )
         exposure = self.exposures[index]
-        shown = out.rgb[0] @ exposure[:, :3].T + exposure[:, 3]
-        if weight is not None:
-            target = torch.lerp(shown.detach(), target, weight[..., None])
-        loss = photometric_loss(shown, target, c.ssim_weight)
+        loss, difference = exposed_loss(out.rgb[0], exposure, target, c.ssim_weight, weight)
         total = loss + c.opacity_pull * gaussians.opacities.mean() + c.scale_pull * gaussians.scales.mean() / self.extent
         total = total + c.exposure_pull * (exposure - torch.eye(3, 4)).square().sum()
         if probe is not None:
             # The gradient with respect to a zero feature is the Gaussian's share of the error image.
-            error_image = (shown.detach() - target).abs().mean(-1, keepdim=True)
-            total = total + (out.features[0] * error_image).sum()
+            total = total + (out.features[0] * difference.abs().mean(-1, keepdim=True)).sum()
         total.backward()
         value = float(loss.detach())
         if not math.isfinite(value) or out.num_dropped:
@@ -262,6 +290,8 @@ class _Trainer:
             progress = min(1.0, self.step / (0.85 * g.stop_share * c.steps))
             target = int(self.start_count + (c.cap - self.start_count) * progress)
             grow(self.optimizer, self.error, target_count=target, config=g, generator=self.generator)
+            if not self.is_warm:  # whose rows the caller knows
+                self.optimizer.reorder(morton_order(self.optimizer.params["means"]))
             self.error = torch.zeros(len(self.optimizer))
 
     def recent_loss(self, count: int) -> float:
@@ -286,6 +316,7 @@ class _Trainer:
             "error": self.error,
             "step": torch.tensor(self.step),
             "start_count": torch.tensor(self.start_count),
+            "size": torch.tensor(self.size, dtype=torch.float64),
             "order": torch.tensor(self.order, dtype=torch.int64),
             "losses": torch.tensor(self.losses, dtype=torch.float64),
             "generator": self.generator.get_state(),
@@ -297,7 +328,7 @@ class _Trainer:
         self._adopt(Gaussians(
             **{k: state[f"param.{k}"] for k in names},
             sh=torch.cat([state["param.sh_dc"], state["param.sh_rest"]], 1),
-        ))
+        ), float(state["size"]))
         self.optimizer.load_state_tensors(state)
         with torch.no_grad():
             self.exposures.copy_(state["exposures"])

@@ -13,11 +13,11 @@ from ltgs.errors import ConvergenceError
 from ltgs.optim.growth import GrowthConfig
 from ltgs.optim.initialize import InitConfig, TrainingPhoto, gaussians_from_points, points_from_pixels
 from ltgs.optim.residual import expected_residual
-from ltgs.optim.trainer import TrainConfig, WarmStart, train
+from ltgs.optim.trainer import MAX_BOOST, TrainConfig, WarmStart, rate_factors, train
 from ltgs.render import render
 
 CONFIG = TrainConfig(
-    steps=60, cap=900, sh_degree=1, half_resolution_steps=10, growth=GrowthConfig(every=10, start=10), stop_window=1000
+    steps=60, cap=900, sh_degree=1, half_resolution_share=0.17, growth=GrowthConfig(every=10, start=10), stop_window=1000
 )
 
 
@@ -81,6 +81,35 @@ def test_non_finite_parameters_are_reported(capture):
         train(photos, xyz, rgb, extent=float("nan"), config=CONFIG)
 
 
+def test_short_runs_take_longer_steps_that_fall_to_the_same_share():
+    long, short = TrainConfig(steps=30_000), TrainConfig(steps=30_000 // 16)
+    assert rate_factors(0, long) == (1.0, 1.0)
+    assert rate_factors(0, short) == pytest.approx((4.0, 4.0))
+    assert rate_factors(0, TrainConfig(steps=20)) == (MAX_BOOST, MAX_BOOST)
+    assert rate_factors(0, short, is_warm=True) == (1.0, 1.0)
+    for config in (long, short):
+        first, last = rate_factors(0, config), rate_factors(config.steps, config)
+        assert last == pytest.approx((config.lr_means_final * first[0], config.lr_final * first[1]))
+        growing = int(config.growth.stop_share * config.steps)
+        assert rate_factors(growing, config)[1] == pytest.approx(first[1])
+        assert rate_factors(growing + config.steps // 5, config)[1] < first[1]
+
+
+def test_the_unit_of_the_world_does_not_matter(capture):
+    photos, xyz, rgb = capture
+    config = dataclasses.replace(CONFIG, steps=30)
+
+    def loss(scale: float) -> float:
+        moved = []
+        for p in photos:
+            pose = p.camera.cam_from_world.copy()
+            pose[:3, 3] *= scale
+            moved.append(dataclasses.replace(p, camera=dataclasses.replace(p.camera, cam_from_world=pose)))
+        return train(moved, xyz * scale, rgb, extent=scale, config=config).figures["train_loss"]
+
+    assert loss(8.0) == pytest.approx(loss(1.0), rel=0.02)
+
+
 def test_no_photos_is_refused():
     with pytest.raises(ValueError, match="at least one photo"):
         train([], np.zeros((9, 3)), np.zeros((9, 3)), extent=1.0, config=CONFIG)
@@ -111,13 +140,13 @@ def test_going_on_keeps_what_is_frozen_and_improves_the_rest(capture):
     start = train(*capture, extent=1.0, config=CONFIG).gaussians
     moving, frozen = start[: len(start) // 2], start[len(start) // 2:]
     moving = dataclasses.replace(moving, sh=moving.sh + 0.4)
-    config = dataclasses.replace(CONFIG, half_resolution_steps=0, cap=len(moving) + 40)
+    config = dataclasses.replace(CONFIG, half_resolution_share=0.0, cap=len(moving) + 40)
     short = dataclasses.replace(config, steps=2)
     few, many = (train(photos, *capture[1:], extent=1.0, config=c, warm=WarmStart(moving, frozen)) for c in (short, config))
     assert many.figures["train_loss"] < 0.8 * few.figures["train_loss"]
     assert len(moving) < len(many.gaussians) <= config.cap
     # Without moments or growth, two steps of Adam move a centre by at most two learning rates.
-    assert float((few.gaussians.means - moving.means).abs().max()) <= 2 * config.lr_means * (1 + 1e-3)
+    assert float((few.gaussians.means - moving.means).abs().max()) <= 2 * config.lr_means * float(moving.scales.median()) * (1 + 1e-3)
 
 
 def test_a_light_shared_by_all_photos_is_exposure_beside_frozen_gaussians(capture):
@@ -126,7 +155,7 @@ def test_a_light_shared_by_all_photos_is_exposure_beside_frozen_gaussians(captur
     dim = [dataclasses.replace(p, rgb=(p.rgb * 0.6).astype(np.uint8)) for p in photos]
     guess = np.tile(0.6 * np.eye(3, 4), (len(photos), 1, 1))
     warm = WarmStart(start[:50], start[50:], guess)
-    config = dataclasses.replace(CONFIG, steps=10, half_resolution_steps=0, cap=60)
+    config = dataclasses.replace(CONFIG, steps=10, half_resolution_share=0.0, cap=60)
     beside_frozen = train(dim, *capture[1:], extent=1.0, config=config, warm=warm)
     alone = train(dim, *capture[1:], extent=1.0, config=config, warm=dataclasses.replace(warm, frozen=None))
     np.testing.assert_allclose(beside_frozen.exposures[:, range(3), range(3)], 0.6, atol=0.03)
