@@ -17,6 +17,7 @@ from ltgs.change.shade import ShadeConfig
 from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
+from ltgs.imaging.boxes import Box, bounding_box, grown
 from ltgs.imaging.cues import residual_cues
 from ltgs.imaging.ssim import WINDOW
 from ltgs.render import render
@@ -55,9 +56,6 @@ class Ground:
     """What the first visit's photos say, and another light; where they agree with the photo it shows no change."""
     noise: tuple[PhotoNoise, PhotoNoise] | None = None
     """The photo's own noise over what is expected, and over a perfect scene; None = fitted at the next comparison."""
-
-
-Box = tuple[slice, slice]
 
 
 def render_state(
@@ -146,17 +144,6 @@ def footprint(gaussians: Gaussians, camera: Camera, *, above: float = 0.0, backe
     return (out.alpha[0, ..., 0] > above).numpy()
 
 
-def bounding_box(mask: NDArray[np.bool_]) -> Box | None:
-    """Rows and columns around all set pixels; None without any."""
-    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
-    return None if len(rows) == 0 else (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-
-
-def _grown(box: Box, border: int, shape: tuple[int, int]) -> Box:
-    rows, columns = (slice(max(0, s.start - border), min(n, s.stop + border)) for s, n in zip(box, shape, strict=True))
-    return rows, columns
-
-
 def _compare_box(
     view: ComparedView, box: Box, gaussians: Gaussians, expected: Tensor, shot: Shot, ground: Ground, config: CompareConfig, backend: str
 ) -> ComparedView:
@@ -166,8 +153,8 @@ def _compare_box(
     shape = view.mask.shape
     # A score looks at its surroundings twice: through the window of the structure cue and through its own smoothing.
     border = WINDOW // 2 + int(np.ceil(4 * smoothing_px(max(shape), config.evidence))) + 1
-    target = _grown(box, border, shape)
-    wide = _grown(target, border, shape)
+    target = grown(box, border, shape)
+    wide = grown(target, border, shape)
     region = torch.zeros(shape, dtype=torch.bool)
     region[wide] = True
     drawn = render_state(gaussians, expected, shot.camera, region=region, backend=backend)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ltgs.core.cameras import Camera
 from ltgs.depth.paths import aggregate_paths
 from ltgs.depth.types import Map, Mask
+from ltgs.imaging.boxes import bounding_box, grown
 
 Array = NDArray[np.float64]
 Volume = NDArray[np.float32]
@@ -304,14 +305,8 @@ def _scores(
 
 def _box(active: Mask, window: int) -> tuple[slice, slice] | None:
     """Bounding box of the active pixels with the context of a window."""
-    rows, columns = np.flatnonzero(active.any(1)), np.flatnonzero(active.any(0))
-    if len(rows) == 0:
-        return None
-    margin, (height, width) = window // 2, active.shape
-    return (
-        slice(max(0, int(rows[0]) - margin), min(height, int(rows[-1]) + 1 + margin)),
-        slice(max(0, int(columns[0]) - margin), min(width, int(columns[-1]) + 1 + margin)),
-    )
+    box = bounding_box(active)
+    return None if box is None else grown(box, window // 2, active.shape)
 
 
 def _warps(

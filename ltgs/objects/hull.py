@@ -78,6 +78,13 @@ def project(camera: Camera, points: Array) -> tuple[Array, Array]:
     return uv[:, :2] / np.where(np.abs(depth) < 1e-9, 1e-9, depth)[:, None], depth
 
 
+def unproject(camera: Camera, rows: NDArray, columns: NDArray, depth: Array) -> Array:
+    """World points [M, ..., 3] seen at the centres of pixels [M], at depths [M, ...] along +z."""
+    rays = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1) @ np.linalg.inv(camera.K).T
+    local = rays.reshape(len(rays), *[1] * (depth.ndim - 1), 3) * depth[..., None]
+    return (local - camera.cam_from_world[:3, 3]) @ camera.cam_from_world[:3, :3]
+
+
 def in_image(camera: Camera, uv: Array, depth: Array) -> NDArray[np.bool_]:
     """[M] bool: in front of the camera and inside its image."""
     return (depth > 1e-6) & (uv[:, 0] >= 0) & (uv[:, 0] < camera.width) & (uv[:, 1] >= 0) & (uv[:, 1] < camera.height)
@@ -92,10 +99,7 @@ def _ray_samples(view: ComparedView, config: HullConfig) -> tuple[Array, NDArray
     typical = float(np.median(view.depth[view.alpha > 0.5])) if (view.alpha > 0.5).any() else 1.0
     surface = np.where(view.alpha[rows, columns] > 0.5, view.depth[rows, columns], typical * 1.5)
     steps = np.linspace(1 / config.near_share, 1 / (1 + config.surface_margin), config.depth_samples)
-    depth = surface[:, None] / steps[None]
-    rays = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1) @ np.linalg.inv(view.camera.K).T
-    local = rays[:, None] * depth[..., None]
-    world = (local - view.camera.cam_from_world[:3, 3]) @ view.camera.cam_from_world[:3, :3]
+    world = unproject(view.camera, rows, columns, surface[:, None] / steps[None])
     return world, np.stack([rows, columns], 1)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltgs.core.views import ComparedView
+from ltgs.objects.hull import unproject
 
 Array = NDArray[np.float64]
 
@@ -61,7 +62,7 @@ def in_support(points: Array, surroundings: Array, *, config: SupportConfig | No
         return taken
     rng = np.random.default_rng(seed)
     rest = surroundings[rng.permutation(len(surroundings))[: config.most_points]]
-    radius = float(np.quantile(np.linalg.norm(points - np.median(points, axis=0), axis=1), 0.98))
+    _, radius = _extent(points)
     enough = config.share * len(rest)
     for _ in range(config.planes):
         if len(rest) < enough:
@@ -116,8 +117,7 @@ def surroundings_of(
         outlines: [H, W] per view, the object's pixels.
     """
     config = config or SupportConfig()
-    centre = np.median(points, axis=0)
-    radius = float(np.quantile(np.linalg.norm(points - centre, axis=1), 0.98))
+    centre, radius = _extent(points)
     out = [np.zeros((0, 3))]
     for view, outline in zip(views, outlines, strict=True):
         if not outline.any():
@@ -127,11 +127,15 @@ def surroundings_of(
         reach = camera.K[0, 0] * radius / max(float(depth), 1e-9)
         ring = _grown(outline, config.ring * reach) & ~_grown(outline, config.gap * reach) & (view.alpha > 0.7)
         rows, columns = np.nonzero(ring)
-        rays = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1) @ np.linalg.inv(camera.K).T
-        local = rays * view.depth[rows, columns, None]
-        world = (local - camera.cam_from_world[:3, 3]) @ camera.cam_from_world[:3, :3]
+        world = unproject(camera, rows, columns, view.depth[rows, columns])
         out.append(world[np.linalg.norm(world - centre, axis=1) < 2.5 * radius])
     return np.concatenate(out)
+
+
+def _extent(points: Array) -> tuple[Array, float]:
+    """[3] middle of an object's points and the radius around it that holds 98 % of them."""
+    centre = np.median(points, axis=0)
+    return centre, float(np.quantile(np.linalg.norm(points - centre, axis=1), 0.98))
 
 
 def _grown(mask: NDArray[np.bool_], pixels: float) -> NDArray[np.bool_]:

@@ -17,7 +17,7 @@ from ltgs.core.gaussians import Gaussians
 from ltgs.core.se3 import make_rigid
 from ltgs.core.sh import rgb_to_dc
 from ltgs.core.views import ComparedView
-from ltgs.objects.hull import HullInstance, in_image, project
+from ltgs.objects.hull import HullInstance, in_image, project, unproject
 
 Array = NDArray[np.float64]
 
@@ -262,18 +262,13 @@ def _behind_empty(
     config: BuildConfig,
 ) -> tuple[Array, Array]:
     """Depths [M] of pixels and their world points [M, 3], pushed back behind what is known to be empty; NaN if all of it is."""
-    rays = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1) @ np.linalg.inv(view.camera.K).T
-
-    def points(z: Array, which: NDArray) -> Array:
-        return (rays[which] * z[which, None] - view.camera.cam_from_world[:3, 3]) @ view.camera.cam_from_world[:3, :3]
-
     depth, blocked = depth.copy(), np.arange(len(rows))
     for _ in range(config.push_steps if empty is not None else 0):
-        blocked = blocked[empty(points(depth, blocked))]
+        blocked = blocked[empty(unproject(view.camera, rows[blocked], columns[blocked], depth[blocked]))]
         depth[blocked] *= config.push
     if empty is not None:
         depth[blocked] = np.nan
-    return depth, points(depth, np.arange(len(rows)))
+    return depth, unproject(view.camera, rows, columns, depth)
 
 
 def _fill_inverse_depth(view: ComparedView, hole: NDArray[np.bool_]) -> Array:

@@ -126,7 +126,7 @@ class _Update:
         frozen = drawn_without(chronology, self.visit.time, touched)
         first = drawn_without(chronology, 0, touched)
         refined = refine_visit(
-            frozen, items, [Target.of_view(v) for v in views], self.visit.first_targets(), first,
+            frozen, items, [Target.of_view(v) for v in views], self.visit.first_targets, first,
             config=self.visit.config.refine, backend=self.visit.backend, seed=self.visit.seed + self.visit.time,
             progress=self.visit.progress,
         )
@@ -142,7 +142,7 @@ class _Update:
         """The chronology with what these photos show of places that the first visit hardly saw."""
         data = self.visit.scene.side_data.get("expected_residual")
         return complete_visit(
-            chronology, views, self.visit.first_targets(), None if data is None else data["num_views"], self.visit.looked_through,
+            chronology, views, self.visit.first_targets, None if data is None else data["num_views"], self.visit.looked_through,
             config=self.visit.config.complete,
             build=self.visit.config.build, backend=self.visit.backend, seed=self.visit.seed + self.visit.time, progress=self.visit.progress,
         )

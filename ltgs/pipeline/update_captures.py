@@ -141,6 +141,7 @@ class VisitCaptures:
             )
         return self.earlier[index]
 
+    @cached_property
     def first_targets(self) -> list[Target]:
         """The replay photos, to be fitted as they were taken."""
         exposures = self.first_exposures or [None] * len(self.replay)

@@ -120,12 +120,13 @@ class Decider:
         for vacated in sets:
             owners = self.visit.ids[vacated.members]
             ids = [k for k in owners.unique().tolist() if k and self.visit.old.templates[k].kind == "object"]
-            gains = []
-            for k in ids:
-                gains.append(gain_in_place(
+            gains = [
+                gain_in_place(
                     Model(self.visit.old.templates[k].gaussians), self.visit.old.tracks[k].last_pose(), views,
                     config=self.visit.config.register, backend=self.visit.backend,
-                ))
+                )
+                for k in ids
+            ]
             log.info("objects %s at their old places explain %s", ids, gains)
             unmoved = len(ids) == 1 and gains[0] is not None and gains[0] >= self.visit.config.unmoved_gain
             if unmoved and float((owners == ids[0]).float().mean()) > 0.5:

@@ -7,11 +7,12 @@ import pytest
 import torch
 from helpers import blobs
 
-from ltgs.change.compare import Ground, Shot, bounding_box, compare, compare_altered, footprint
+from ltgs.change.compare import Ground, Shot, compare, compare_altered, footprint
 from ltgs.change.earlier import Witness
 from ltgs.change.lift import lift_to_gaussians
 from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.gaussians import Gaussians
+from ltgs.imaging.boxes import bounding_box
 from ltgs.render import render
 
 WIDTH, HEIGHT = 160, 120
