@@ -200,13 +200,14 @@ class DecisionRecorder:
 
     def pairs(
         self, ids: Sequence[int], contents: Sequence[Content], sweeps: Mapping[tuple[int, int], float],
-        refined: Mapping[tuple[int, int], Registration], chosen: Sequence[tuple[int, int]], needed: float,
+        refined: Mapping[tuple[int, int], Registration], chosen: Sequence[tuple[int, int]],
+        needed: Mapping[tuple[int, int], float],
     ) -> None:
         """All pairs of one assignment.
 
         Args:
-            sweeps, refined, chosen: keyed by (index into ids, index into contents).
-            needed: the gain that a pair must reach.
+            sweeps, refined, chosen, needed: keyed by (index into ids, index into contents).
+            needed: the gain that a refined pair must reach.
         """
         for row, object_id in enumerate(ids):
             for column, content in enumerate(contents):
@@ -216,7 +217,7 @@ class DecisionRecorder:
                 self._pairs.append(PairTest(
                     self.stage, int(object_id), number, _short(sweeps[key]) if key in sweeps else None,
                     _short(found.gain) if found is not None else None, key in chosen,
-                    _why_not(key, sweeps, found, chosen, needed), found is not None and found.ambiguous,
+                    _why_not(key, sweeps, found, chosen, needed.get(key, 0.0)), found is not None and found.ambiguous,
                 ))
                 if key in chosen:
                     self.verdict(content, "matched", int(object_id))
@@ -253,7 +254,7 @@ def _why_not(
     if key in chosen:
         return ""
     if key not in sweeps:
-        return "not tried: the place is too small for the object, or no photo shows it well enough"
+        return "not tried: its colours are others, the place is too small for it, or no photo shows it well enough"
     if found is None:
         return "not refined: no rotation of the sweep comes close to what other pairs explain"
     if found.gain < needed:

@@ -15,6 +15,7 @@ from ltgs.core.decisions import DecisionRecorder
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model
 from ltgs.objects.hull import HullInstance
+from ltgs.objects.palette import content_palette, likeness, template_palette
 from ltgs.objects.register import (
     PoseHypothesis,
     RegisterConfig,
@@ -43,6 +44,14 @@ class AssociateConfig:
 
     min_gain: float = 0.22
     """Share of the cost around an instance that drawing the object must explain."""
+    min_gain_alike: float = 0.12
+    """The same for a pair of like colours: it may show a side that nobody saw before."""
+    alike: tuple[float, float] = (0.8, 0.9)
+    """Likeness of the colours (see `objects.palette`) from which less must be explained, and from which that much less."""
+    unlike: float = 0.68
+    """A pair whose colours are less alike is not tried."""
+    likeness_weight: float = 0.5
+    """A likeness of 0.1 more counts like so many tenths of the cost explained more."""
     sweep_slack: float = 0.12
     """A pair goes on if its sweep, and then its scouts, explain at most this much less than the best of its object or its
     instance."""
@@ -88,13 +97,15 @@ def match_instances(
         the matches, and the indices of instances that no known object explains.
     """
     ids = sorted(known)
+    alike = _likenesses([known[k] for k in ids], instances, views, up, backend)
+    bonus = {pair: config.likeness_weight * (like - config.alike[0]) for pair, like in alike.items()}
     sweeps: dict[tuple[int, int], Sweep] = {}
     for row, object_id in enumerate(ids):
         candidate = known[object_id]
         radius = candidate.model.radius
         for column, instance in enumerate(instances):
             reach = np.linalg.norm(instance.points - instance.centroid, axis=1).max(initial=0.0)
-            if reach * config.size_slack < radius:
+            if reach * config.size_slack < radius or alike.get((row, column), 1.0) < config.unlike:
                 continue
             sweep = sweep_template(
                 candidate.model, views, instance, last_rotation=candidate.last_pose[:3, :3], up=up,
@@ -106,25 +117,29 @@ def match_instances(
         (row, column): scout_template(
             known[ids[row]].model, views, instances[column], sweeps[row, column], config=register, backend=backend
         )
-        for row, column in _promising({k: s.gain for k, s in sweeps.items()}, config.sweep_floor, config.sweep_slack)
+        for row, column in _promising({k: s.gain + bonus.get(k, 0.0) for k, s in sweeps.items()}, config.sweep_floor, config.sweep_slack)
     }
-    gains = np.zeros((len(ids), len(instances)))
+    worth = {k: s.gain + bonus.get(k, 0.0) for k, s in scouts.items()}
+    values = np.zeros((len(ids), len(instances)))
     hypotheses: dict[tuple[int, int], PoseHypothesis] = {}
-    promising = _promising({k: s.gain for k, s in scouts.items()}, config.scout_floor, config.sweep_slack)
-    for row, column in sorted(promising, key=lambda pair: -scouts[pair].gain):
-        if scouts[row, column].gain + config.best_rise < gains[row].max():
+    needed: dict[tuple[int, int], float] = {}
+    for row, column in sorted(_promising(worth, config.scout_floor, config.sweep_slack), key=lambda pair: -worth[pair]):
+        pair = row, column
+        if worth[pair] + config.best_rise < values[row].max():
             continue
         hypothesis = register_template(
-            known[ids[row]].model, views, instances[column], scouts[row, column], config=register, backend=backend
+            known[ids[row]].model, views, instances[column], scouts[pair], config=register, backend=backend
         )
-        hypotheses[row, column] = hypothesis
-        gains[row, column] = hypothesis.gain - (config.part_handicap if instances[column].is_part else 0.0)
+        hypotheses[pair] = hypothesis
+        needed[pair] = _needed(alike.get(pair), config)
+        if hypothesis.gain >= needed[pair]:
+            values[pair] = hypothesis.gain + bonus.get(pair, 0.0) - (config.part_handicap if instances[column].is_part else 0.0)
         log.info(
-            "object %d against instance %d: sweep %.3f, scouts %.3f, gain %.3f",
-            ids[row], column, sweeps[row, column].gain, scouts[row, column].gain, hypothesis.gain,
+            "object %d against instance %d: likeness %s, sweep %.3f, scouts %.3f, gain %.3f",
+            ids[row], column, alike.get(pair), sweeps[pair].gain, scouts[pair].gain, hypothesis.gain,
         )
     matches, taken, chosen = [], set(), []
-    for row, column in _assign(gains, instances, config):
+    for row, column in _assign(values, instances, config):
         hypotheses[row, column] = compare_turns(
             known[ids[row]].model, views, instances[column], hypotheses[row, column], up=up, config=register, backend=backend
         )
@@ -132,23 +147,44 @@ def match_instances(
         taken.add(column)
         chosen.append((row, column))
     if record is not None:
-        record.pairs(ids, instances, {k: s.gain for k, s in sweeps.items()}, hypotheses, chosen, config.min_gain)
+        record.pairs(ids, instances, {k: s.gain for k, s in sweeps.items()}, hypotheses, chosen, needed)
     return matches, [i for i in range(len(instances)) if i not in taken]
 
 
-def _assign(gains: Array, instances: Sequence[HullInstance], config: AssociateConfig) -> list[tuple[int, int]]:
-    """Pairs (row, column) of the assignment of highest gain among instances that do not claim the same pixels."""
-    gains = np.where(gains >= config.min_gain, gains, 0.0)
-    while gains.size:
-        rows, columns = linear_sum_assignment(-gains)
-        pairs = sorted(((int(r), int(c)) for r, c in zip(rows, columns, strict=True) if gains[r, c] > 0), key=lambda p: -gains[p])
+def _likenesses(
+    candidates: Sequence[Candidate], instances: Sequence[HullInstance], views: Sequence[ComparedView], up: Array, backend: str
+) -> dict[tuple[int, int], float]:
+    """Likeness of the colours of (candidate, instance), where both are known."""
+    own = [template_palette(c.model.seen, c.last_pose[:3, :3].T @ up, backend=backend) for c in candidates]
+    found = [content_palette(i, views) for i in instances]
+    pairs = {(r, c): likeness(a, b) for r, a in enumerate(own) for c, b in enumerate(found)}
+    return {pair: like for pair, like in pairs.items() if like is not None}
+
+
+def _needed(alike: float | None, config: AssociateConfig) -> float:
+    """The gain that a pair must reach."""
+    if alike is None:
+        return config.min_gain
+    return float(np.interp(alike, config.alike, (config.min_gain, config.min_gain_alike)))
+
+
+def _assign(values: Array, instances: Sequence[HullInstance], config: AssociateConfig) -> list[tuple[int, int]]:
+    """Pairs (row, column) of the assignment of highest value among instances that do not claim the same pixels.
+
+    Args:
+        values: [objects, instances], 0 or less where a pair may not be.
+    """
+    values = np.maximum(values, 0.0)
+    while values.size:
+        rows, columns = linear_sum_assignment(-values)
+        pairs = sorted(((int(r), int(c)) for r, c in zip(rows, columns, strict=True) if values[r, c] > 0), key=lambda p: -values[p])
         clash = next((
             p for i, p in enumerate(pairs)
             if any(_overlap(instances[p[1]], instances[q[1]]) > config.same_pixels for q in pairs[:i])
         ), None)
         if clash is None:
             return pairs
-        gains[clash] = 0.0
+        values[clash] = 0.0
     return []
 
 

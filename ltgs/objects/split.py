@@ -21,7 +21,7 @@ class SplitConfig:
     """Cutting at necks."""
 
     cells: int = 48
-    """Grid cells along the longest side of an instance."""
+    """Most grid cells along the longest side of an instance; fewer where its points are too few to fill them."""
     levels: tuple[float, ...] = (0.25, 0.4, 0.55, 0.7)
     """Depths below the surface, relative to the greatest, at which the inside is looked at: what falls apart there is parts."""
     min_share: float = 0.15
@@ -51,7 +51,7 @@ def _labels(points: Array, config: SplitConfig) -> NDArray[np.int64]:
     if len(points) < 50:
         return nothing
     low = points.min(axis=0)
-    cell = float((points.max(axis=0) - low).max()) / config.cells
+    cell = float((points.max(axis=0) - low).max()) / min(config.cells, round(len(points) ** (1 / 3)))
     index = np.floor((points - low) / max(cell, 1e-12)).astype(np.int64) + 2
     filled = np.zeros(index.max(axis=0) + 3, bool)
     filled[tuple(index.T)] = True

@@ -78,7 +78,7 @@ def test_pairs_say_why_they_were_not_chosen():
     recorder, contents = DecisionRecorder([CAMERA]), [blob(x) for x in range(5)]
     recorder.pairs(
         [4], contents, {(0, c): 0.1 * c for c in (0, 1, 2, 3)}, {(0, 1): Pose(0.1), (0, 2): Pose(0.3), (0, 3): Pose(0.5, True)},
-        [(0, 3)], 0.2,
+        [(0, 3)], {(0, c): 0.2 for c in range(5)},
     )
     record = recorder.finish(two_objects(), 1)
     reasons = [p.reason for p in record.pairs]

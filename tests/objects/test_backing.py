@@ -91,4 +91,4 @@ def test_two_cuts_of_one_thing_are_not_two_objects() -> None:
     instances = [instance((0, 8)), instance((0, 10)), instance((12, 18))]
     gains = np.array([[0.5, 0.6, 0.0], [0.4, 0.0, 0.3]])
     assert sorted(_assign(gains, instances, AssociateConfig())) == [(0, 1), (1, 2)]
-    assert _assign(np.full((2, 3), 0.01), instances, AssociateConfig()) == []
+    assert _assign(np.zeros((2, 3)), instances, AssociateConfig()) == []

@@ -1,0 +1,91 @@
+"""What colours a thing has, whichever side of it is seen: a histogram that tells one object from another before any pose is tried.
+
+Measured on four rendered rooms (33 pairs of a template and new content that is mostly that object, 291 of different objects): the
+same object 0.75 to 0.98, half of them above 0.93; different ones 0.59 in the median, one in a hundred above 0.87.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from ltgs.core.cameras import Camera, stack_cameras
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.views import ComparedView
+from ltgs.objects.backing import template_radius
+from ltgs.objects.hull import HullInstance
+from ltgs.render import render
+
+Array = NDArray[np.float64]
+BINS = (6, 16, 16)
+"""Of lightness, which changes with the light, and of a and b of CIELAB."""
+RANGES = ((0.0, 100.0), (-64.0, 64.0), (-64.0, 64.0))
+SMOOTHING = (0.7, 0.8, 0.8)
+"""Standard deviations of the smoothing, bins."""
+MIN_PIXELS = 100
+"""Pixels below which no colours are told."""
+SIZE = 64
+"""Pixels of the pictures of a template."""
+AZIMUTHS, ELEVATIONS = 8, (0.3, 0.8)
+"""Directions it is seen from; elevations in radians."""
+
+
+def palette(colours: NDArray[np.float32]) -> Array | None:
+    """Smoothed CIELAB histogram of colours [M, 3] in [0, 1], summing to 1; None of too few."""
+    if len(colours) < MIN_PIXELS:
+        return None
+    lab = cv2.cvtColor(np.clip(colours, 0, 1).astype(np.float32)[None], cv2.COLOR_RGB2LAB)[0]
+    # The strongest colours lie beyond the ranges and count in the last bins.
+    low, high = np.array(RANGES, np.float32).T
+    counts = np.histogramdd(np.clip(lab, low, high), bins=BINS, range=RANGES)[0]
+    smooth = gaussian_filter(counts, SMOOTHING)
+    return smooth / max(float(smooth.sum()), 1e-12)
+
+
+def likeness(one: Array | None, other: Array | None) -> float | None:
+    """Bhattacharyya coefficient of two palettes, 0 to 1; None if one of them is not known."""
+    return None if one is None or other is None else float(np.sqrt(one * other).sum())
+
+
+def template_palette(template: Gaussians, up: Array, *, backend: str = "auto") -> Array | None:
+    """The palette of an object seen from all around and from above.
+
+    Args:
+        up: [3] unit, the vertical in the object's frame.
+    """
+    side = np.cross(up, np.eye(3)[np.argmin(np.abs(up))])
+    side /= np.linalg.norm(side)
+    front, distance = np.cross(up, side), 4 * template_radius(template)
+    colours = []
+    for elevation in ELEVATIONS:
+        for azimuth in np.arange(AZIMUTHS) * (2 * np.pi / AZIMUTHS):
+            level = np.cos(azimuth) * side + np.sin(azimuth) * front
+            colours.append(_seen_from(template, distance * (np.cos(elevation) * level + np.sin(elevation) * up), up, backend))
+    return palette(np.concatenate(colours))
+
+
+def _seen_from(template: Gaussians, center: Array, up: Array, backend: str) -> NDArray[np.float32]:
+    """[M, 3] colours of a picture of the object's origin."""
+    forward = -center / max(float(np.linalg.norm(center)), 1e-12)
+    right = np.cross(forward, up)
+    right /= np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([right, np.cross(forward, right), forward])
+    pose[:3, 3] = -pose[:3, :3] @ center
+    focal = 1.7 * SIZE
+    camera = Camera("", 0, SIZE, SIZE, np.array([[focal, 0, SIZE / 2], [0, focal, SIZE / 2], [0, 0, 1]]), pose)
+    with torch.no_grad():
+        out = render(template, stack_cameras([camera]), backend=backend, with_depth=False)  # type: ignore[arg-type]
+    alpha = out.alpha[0, ..., 0].numpy()
+    return (out.rgb[0].numpy() / np.maximum(alpha, 1e-3)[..., None])[alpha > 0.8]
+
+
+def content_palette(instance: HullInstance, views: Sequence[ComparedView]) -> Array | None:
+    """The palette of new content: the photos' colours inside its outlines, brought back to the scene's light."""
+    colours = [view.unlit(mask) for view, mask in zip(views, instance.pixels, strict=True) if mask.any()]
+    return palette(np.concatenate(colours)) if colours else None

@@ -1,0 +1,81 @@
+"""Colours tell one object from another, whatever side is seen and in whatever light."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import blobs
+
+from ltgs.core.cameras import Camera
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.sh import rgb_to_dc
+from ltgs.core.views import ComparedView
+from ltgs.objects.associate import AssociateConfig, _needed
+from ltgs.objects.hull import HullInstance
+from ltgs.objects.palette import content_palette, likeness, palette, template_palette
+from ltgs.objects.split import split_instance
+
+UP = np.array([0.0, 0, 1])
+SIZE = 60
+AFFINE = np.array([[0.7, 0.1, 0, 0.05], [0, 0.8, 0, 0.02], [0.1, 0, 0.6, 0.1]])
+
+
+def thing(colours: list[list[float]], seed: int = 0) -> Gaussians:
+    rng = np.random.default_rng(seed)
+    g = blobs(rng, rng.uniform(-0.2, 0.2, (600, 3)), 0.05)
+    chosen = np.array(colours)[rng.integers(0, len(colours), 600)] + rng.normal(0, 0.02, (600, 3))
+    return replace(g, sh=rgb_to_dc(torch.tensor(chosen[:, None], dtype=torch.float32)))
+
+
+def test_the_same_colours_in_another_arrangement_are_like_and_others_are_not() -> None:
+    red, same, blue = thing([[0.8, 0.1, 0.1], [0.9, 0.8, 0.2]]), thing([[0.8, 0.1, 0.1], [0.9, 0.8, 0.2]], 5), thing([[0.1, 0.2, 0.8]])
+    colours = [template_palette(g, UP) for g in (red, same, blue)]
+    assert all(c is not None and c.sum() == pytest.approx(1) for c in colours)
+    assert likeness(colours[0], colours[1]) > 0.9 and likeness(colours[0], colours[2]) < 0.3  # type: ignore[operator]
+    assert likeness(colours[0], colours[0]) == pytest.approx(1)
+    assert palette(np.zeros((3, 3), np.float32)) is None and likeness(None, colours[0]) is None
+
+
+def view(photo: np.ndarray, mask: np.ndarray) -> ComparedView:
+    camera = Camera("v.png", 1, SIZE, SIZE, np.array([[50.0, 0, 30], [0, 50.0, 30], [0, 0, 1]]), np.eye(4))
+    ones = np.ones((SIZE, SIZE), np.float32)
+    gain = np.full((SIZE, SIZE, 3), 0.8, np.float32)
+    return ComparedView(camera, photo, photo, AFFINE, gain, ones, ones, 2.0 * mask, mask, ~mask, 0.01)
+
+
+def test_content_is_compared_in_the_light_of_the_scene() -> None:
+    rng = np.random.default_rng(1)
+    true = np.array([[0.8, 0.3, 0.2], [0.2, 0.4, 0.7]])[rng.integers(0, 2, (SIZE, SIZE))].astype(np.float32)
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[10:40, 20:50] = True
+    shot = view(((true @ AFFINE[:, :3].T + AFFINE[:, 3]) * 0.8).astype(np.float32), mask)
+    np.testing.assert_allclose(shot.unlit(mask), true[mask], atol=1e-5)
+    found = content_palette(HullInstance(np.zeros((1, 3)), (mask, np.zeros_like(mask)), 1), [shot, shot])
+    assert likeness(found, palette(true[mask])) == pytest.approx(1, abs=1e-3)
+    assert likeness(palette(shot.photo[mask]), palette(true[mask])) < 0.8  # type: ignore[operator]
+    assert content_palette(HullInstance(np.zeros((1, 3)), (np.zeros_like(mask),), 0), [shot]) is None
+
+
+def test_a_pair_of_like_colours_needs_to_explain_less() -> None:
+    config = AssociateConfig()
+    assert _needed(None, config) == _needed(0.7, config) == config.min_gain
+    assert config.min_gain_alike < _needed(0.85, config) < config.min_gain and _needed(0.95, config) == config.min_gain_alike
+
+
+def test_two_things_that_hang_together_by_a_neck_are_parts() -> None:
+    axis = np.arange(-0.5, 0.5, 0.025)
+    cube = np.stack(np.meshgrid(axis, axis, axis), -1).reshape(-1, 3)
+    ball = cube[np.linalg.norm(cube, axis=1) <= 0.5]
+    points = np.concatenate([ball + [-0.45, 0, 5], ball + [0.45, 0, 5]])
+    mask = np.ones((SIZE, SIZE), bool)
+    shots = [view(np.zeros((SIZE, SIZE, 3), np.float32), mask)]
+    both = HullInstance(points, (mask,), 1)
+    parts = split_instance(both, shots)
+    assert len(parts) == 2 and all(p.is_part for p in parts) and not both.is_part
+    assert sorted(np.sign(p.centroid[0]) for p in parts) == [-1, 1]
+    left, right = sorted(parts, key=lambda p: p.centroid[0])
+    assert np.flatnonzero(left.pixels[0].any(0)).max() <= 32 and np.flatnonzero(right.pixels[0].any(0)).min() >= 27
+    assert split_instance(HullInstance(ball + [0, 0, 5], (mask,), 1), shots) == []
