@@ -131,8 +131,8 @@ def _virtual(camera: Camera, rotation: Array, focal: float, cx: float, cy: float
 def _seen(camera: Camera, rotation: Array, focal: float) -> tuple[float, float, float, float] | None:
     """Bounding box (x0, y0, x1, y1) of what the photo shows within MAX_SLANT, relative to the principal point; None if that is little."""
     along = np.linspace(0, 1, 33)
-    grid = np.stack([*np.meshgrid(along * camera.width, along * camera.height), np.ones((33, 33))], -1).reshape(-1, 3)
-    rays = grid @ np.linalg.inv(camera.K).T @ camera.cam_from_world[:3, :3] @ rotation.T
+    grid = np.stack(np.meshgrid(along * camera.width, along * camera.height), -1).reshape(-1, 2)
+    rays = camera.rays(grid) @ camera.cam_from_world[:3, :3] @ rotation.T
     kept = (np.abs(rays[:, :2]) < MAX_SLANT * rays[:, 2:]).all(1)
     if kept.mean() < MIN_SHARE:
         return None
@@ -188,11 +188,3 @@ def warp_depth(depth: Map, original: Camera, camera: Camera, mapping: Array) -> 
 def depth_at_original(depth: Map, original: Camera, camera: Camera, mapping: Array) -> Map:
     """The inverse of `warp_depth`: rectified depth as depth along z of the original view, [H, W], NaN where unknown."""
     return warp_depth(depth, camera, original, np.asarray(np.linalg.inv(mapping), np.float64))
-
-
-def points_in_world(depth: Map, camera: Camera) -> Array:
-    """[H, W, 3] world points of a depth map along z; NaN where the depth is."""
-    u, v = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
-    rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(camera.K).T
-    local = rays * np.asarray(depth, np.float64)[..., None]
-    return (local - camera.cam_from_world[:3, 3]) @ camera.cam_from_world[:3, :3]

@@ -105,9 +105,7 @@ def points_from_pixels(
         distance, index = cKDTree(uv[inside]).query(pixels, k=config.neighbours)
         weight = 1 / (distance + 2.0)
         inverse_depth = (weight / local[inside][index, 2]).sum(1) / weight.sum(1)
-        rays = np.concatenate([pixels, np.ones((per_photo, 1))], 1) @ np.linalg.inv(camera.K).T
-        camera_points = rays / inverse_depth[:, None]
-        points.append((camera_points - camera.cam_from_world[:3, 3]) @ camera.cam_from_world[:3, :3])
+        points.append(camera.in_world(camera.rays(pixels) / inverse_depth[:, None]))
         columns, rows = pixels.astype(int).T
         colours.append(photo.rgb[rows, columns] / 255.0)
     if not points:
