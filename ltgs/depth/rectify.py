@@ -141,7 +141,7 @@ def _seen(camera: Camera, rotation: Array, focal: float) -> tuple[float, float, 
     return float(x0), float(y0), float(x1), float(y1)
 
 
-def _grid(camera: Camera, mapping: Array) -> tuple[Map, Map]:
+def pixel_map(camera: Camera, mapping: Array) -> tuple[Map, Map]:
     """Where the pixels of `camera` lie in the other image, in OpenCV's indices (first pixel centre at 0)."""
     u, v = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
     x, y, w = (mapping[i, 0] * u + mapping[i, 1] * v + mapping[i, 2] for i in range(3))
@@ -158,7 +158,7 @@ def warp_photo(rgb: NDArray[np.uint8], camera: Camera, mapping: Array) -> tuple[
     Returns:
         [h, w, 3] uint8 and [h, w] where it comes from inside of the photo.
     """
-    x, y = _grid(camera, mapping)
+    x, y = pixel_map(camera, mapping)
     height, width = rgb.shape[:2]
     out = cv2.remap(rgb, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     inside = (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
@@ -177,7 +177,7 @@ def warp_depth(depth: Map, original: Camera, camera: Camera, mapping: Array) -> 
     Returns:
         [h, w] scene units, NaN where unknown.
     """
-    x, y = _grid(camera, mapping)
+    x, y = pixel_map(camera, mapping)
     inverse = np.where((depth > 0) & np.isfinite(depth), 1 / np.maximum(depth, 1e-12), np.nan).astype(np.float32)
     sampled = cv2.remap(inverse, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=float("nan"))
     turn = camera.cam_from_world[:3, :3] @ original.cam_from_world[:3, :3].T @ np.linalg.inv(original.K)

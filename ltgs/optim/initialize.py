@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from ltgs.core.cameras import Camera
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.sh import rgb_to_dc
+from ltgs.optim.guide import DepthGuide
 
 Array = NDArray[np.float64]
 
@@ -26,6 +27,8 @@ class TrainingPhoto:
     """[H, W, 3]"""
     weight: NDArray[np.float32] | None = None
     """[H, W] in [0, 1]; 0 = this pixel says nothing (stale or invalid). None = all ones."""
+    guide: DepthGuide | None = None
+    """Depth that was measured from this photo by other means, for `TrainConfig.depth_weight`."""
 
 
 @dataclass(frozen=True)
