@@ -74,7 +74,7 @@ class TrainConfig:
     scale_pull: float = 0.001
     """Weight of the mean scale relative to the scene extent (3DGS-MCMC)."""
     depth_weight: float = 0.0
-    """Weight of the difference to the photos' measured inverse depths, where they have any; see `ltgs.optim.guide`."""
+    """Weight of the difference to inverse depths that stereo between the photos measures, see `ltgs.optim.guide`; 0 = no stereo."""
     noise_strength: float = 0.0
     """Langevin noise on nearly transparent Gaussians (3DGS-MCMC has 5e5; in so few steps it cost 0.8 dB there)."""
     random_background: bool = False

@@ -24,12 +24,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FirstStereoConfig:
-    """Stereo between the photos of the first visit; off unless one of the two uses is asked for."""
+    """Stereo between the photos of the first visit; measured where `points` or `train.depth_weight` asks for it."""
 
     points: bool = False
     """Start from measured points instead of pixels with interpolated depth."""
-    guide: bool = False
-    """Give the measured depths to training; `train.depth_weight` says how much they count."""
     partners: int = 2
     """Photos that each photo is matched with."""
     stride: int = 3
@@ -38,6 +36,15 @@ class FirstStereoConfig:
     """Less trusted matches are dropped."""
     floor: float = 0.25
     """Standard deviation of a match with confidence 1, pixels."""
+
+    def words(self, depth_weight: float) -> str:
+        """What training used of it, for the record of the visit; empty if nothing.
+
+        Args:
+            depth_weight: see `TrainConfig.depth_weight`.
+        """
+        used = [name for name, on in (("points to start from", self.points), ("depths to hold to", depth_weight > 0)) if on]
+        return f"; stereo between the photos for {' and '.join(used)}" if used else ""
 
 
 @dataclass(frozen=True)

@@ -282,7 +282,7 @@ def train_first_visit(
 ) -> TrainResult:
     """Train with checkpoints; continues exactly from the newest one of the same photos and settings.
 
-    With `config.first_stereo` the photos are matched with each other first.
+    Where `config.first_stereo` or `train.depth_weight` asks for it the photos are matched with each other first.
 
     Raises:
         KeyboardInterrupt: a stop was asked for; the checkpoint has been written.
@@ -319,8 +319,8 @@ def _with_stereo(
 ) -> tuple[Sequence[TrainingPhoto], Array, Array]:
     """Photos and starting points, with what stereo between the photos adds to them if it is asked for."""
     xyz, rgb = result.points.xyz, result.points.rgb / 255.0
-    settings = config.first_stereo
-    if not settings.points and not settings.guide:
+    settings, guide = config.first_stereo, config.train.depth_weight > 0
+    if not settings.points and not guide:
         return photos, xyz, rgb
     found = measure_first_visit(photos, xyz, settings, progress=progress)
     if settings.points:
@@ -328,7 +328,7 @@ def _with_stereo(
         missing = int(config.train.cap * config.train.init.pixel_share) - len(xyz)
         more, colours = found.points(photos, settings.stride, missing, np.random.default_rng(config.seed))
         xyz, rgb = np.concatenate([xyz, more]), np.concatenate([rgb, colours])
-    return found.guided(photos) if settings.guide else photos, xyz, rgb
+    return found.guided(photos) if guide else photos, xyz, rgb
 
 
 def mean_psnr(

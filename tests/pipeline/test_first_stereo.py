@@ -76,9 +76,11 @@ def test_training_gets_what_was_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_p
     points = SparsePoints(sparse, np.full(sparse.shape, 100, np.uint8), np.zeros(len(sparse)), np.full(len(sparse), 2))
     result: Any = SimpleNamespace(points=points)
     for settings, more, guided in (
-        ({}, 0, False), ({"first_stereo.points": True}, 450, False), ({"first_stereo.guide": True, "train.depth_weight": 0.1}, 0, True),
+        ({}, 0, False), ({"first_stereo.points": True}, 450, False), ({"train.depth_weight": 0.1}, 0, True),
     ):
-        config = load_config("cpu_small", overrides={"train.cap": 1200, **settings})
+        config = load_config("cpu_small", overrides={"train.cap": 1200, "first_stereo.points": False, **settings})
+        words = config.first_stereo.words(config.train.depth_weight)
+        assert ("points to start from" in words, "hold to" in words) == (more > 0, guided)
         folder = tmp_path / f"{more}{guided}"
         assert stages.train_first_visit(PHOTOS, result, folder, config, "cpu", silent, StopSignal()) == "trained"
         assert len(given["xyz"]) == len(given["rgb"]) == 150 + more
