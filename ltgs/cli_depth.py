@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -130,7 +131,8 @@ def match(
     """
     matching = (method or Method()).ready()
     photos = read_photo(left).rgb, read_photo(right).rgb
-    check_pair(*photos)
+    with _named(left, right):
+        check_pair(*photos)
     rig = None if calibration is None else read_stereo_calibration(calibration)
     height, width = photos[0].shape[:2]
     if rig is not None and rig.width is not None and (rig.width, rig.height) != (width, height):
@@ -140,7 +142,8 @@ def match(
     notes = [_checked(photos)]
     values, remark = (None, "no prior") if prior is None else read_prior(prior, left, (width, height), cameras)
     search = None if disparity_range is None else DisparityRange(*disparity_range)
-    result, used = matching.run(photos, values, remark, search)
+    with _named(left, right):
+        result, used = matching.run(photos, values, remark, search)
     files = write_stereo(output, result, photos[0], rig)
     notes += [used, *_words(result, rig)]
     return MatchOutcome(result, tuple(files), tuple(n for n in notes if n))
@@ -165,6 +168,15 @@ def rig(
 
     done = run_rig(RigJob(folder, output, calibration, cameras), matcher=matcher, progress=progress)
     return replace(done, notes=(*used, *done.notes))
+
+
+@contextmanager
+def _named(left: Path, right: Path) -> Iterator[None]:
+    """Let what is wrong with a pair name its files."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"{left} and {right}: {error}") from error
 
 
 def _checked(photos: tuple[Any, Any]) -> str:

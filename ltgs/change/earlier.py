@@ -112,7 +112,7 @@ def witness(
         where: [H, W] pixels in question; only their surroundings are looked at.
     """
     config = config or EarlierConfig()
-    points = world_points(camera, depth)
+    points = camera.surface(depth)
     looks = [look_at_surface(points, other.camera, other.depth, other.rgb, config.depth_slack) for other in earlier]
     looks = [replace(look, seen=look.seen & (alpha > 0.6)) for look in looks]
     cues = best_cues(photo, looks, lambda moved, box: fit.part(box).apply(np.clip(moved, 0, 1)), where=where, config=config)
@@ -202,15 +202,6 @@ def _capped(cues: Image, other: Image, depth: Image, made_for: Image, config: Ea
     use = np.abs(depth - made_for) <= 0.02 * np.maximum(made_for, 1e-9)
     use &= (other < np.float32(config.convincing)).all(-1)
     return np.where(use[..., None], np.minimum(cues, other), cues)
-
-
-def world_points(camera: Camera, depth: Image) -> Array:
-    """[H, W, 3] world points of the pixels' rendered surface."""
-    height, width = depth.shape
-    u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-    rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(camera.K).T
-    local = rays * depth[..., None]
-    return (local - camera.cam_from_world[:3, 3]) @ camera.cam_from_world[:3, :3]
 
 
 def look_at_surface(points: Array, camera: Camera, depth: Image, image: Image, slack: float) -> Look:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ltgs.change.earlier import EarlierConfig, best_cues, look_at_surface, world_points
+from ltgs.change.earlier import EarlierConfig, best_cues, look_at_surface
 from ltgs.core.views import ComparedView
 
 Image = NDArray[np.float32]
@@ -76,7 +76,7 @@ def light_cues(
     depths = [np.where(v.alpha > 0.5, v.depth, 0).astype(np.float32) for v in views]
     out = []
     for i, view in enumerate(views):
-        points = world_points(view.camera, view.depth)
+        points = view.camera.surface(view.depth)
         looks = [
             look_at_surface(points, other.camera, depths[j], factors[j], earlier.depth_slack)
             for j, other in enumerate(views) if j != i

@@ -138,7 +138,8 @@ class DepthTrain:
             result = train_command(
                 self.config, self.output, resume=self.resume, device=self.device, seed=self.seed, progress=sink
             )
-        print(result)
+        print(f"weights in {result.weights}")
+        print(", ".join(f"{name} {value:.4g}" for name, value in result.figures.items()))
         return 0
 
 

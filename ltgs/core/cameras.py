@@ -100,6 +100,24 @@ class Camera:
         u, v, _ = self.K @ local / local[2]
         return bool(0 <= u < self.width and 0 <= v < self.height)
 
+    def rays(self, pixels: Array | None = None) -> Array:
+        """[..., 3] rays with z = 1, in the camera's axes.
+
+        Args:
+            pixels: [..., 2] places in the image (u, v); default: the centres of all pixels, [H, W, 2].
+        """
+        if pixels is None:
+            pixels = np.stack(np.meshgrid(np.arange(self.width) + 0.5, np.arange(self.height) + 0.5), -1)
+        return np.concatenate([pixels, np.ones_like(pixels[..., :1])], -1) @ np.linalg.inv(self.K).T
+
+    def in_world(self, points: Array) -> Array:
+        """[..., 3] points given in the camera's axes, in the world."""
+        return (points - self.cam_from_world[:3, 3]) @ self.cam_from_world[:3, :3]
+
+    def surface(self, depth: NDArray[np.floating]) -> Array:
+        """[H, W, 3] world points of a depth map [H, W] along z, scene units; NaN where the depth is."""
+        return self.in_world(self.rays() * depth[..., None])
+
     def resized(self, width: int, height: int) -> Camera:
         """The same camera for an image resampled to width x height."""
         scale = np.array([width / self.width, height / self.height, 1.0])

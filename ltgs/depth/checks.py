@@ -62,8 +62,8 @@ def require_rectified(matches: PointMatches, width: int, *, order: bool = True) 
     if found.vertical is not None and found.vertical > found.limit(width):
         raise InputError(
             f"The photos are not a rectified pair: {found.num_matches} matched points differ by {found.vertical:.1f} pixels in height "
-            f"(median; at most {found.limit(width):.1f} is accepted). Rectify them first (ltgs.depth.rectify.rectify_pair does it for "
-            "photos with known cameras), or check that both show the same place."
+            f"(median; at most {found.limit(width):.1f} is accepted). Rectify them first: `ltgs depth rig FOLDER --calib FILE` does it for "
+            "a calibrated rig, ltgs.depth.views.measure_view for two photos with known cameras. Or check that both show the same place."
         )
     if found.swapped and order:
         raise InputError(

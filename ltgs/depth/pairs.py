@@ -65,9 +65,8 @@ def sample_points(camera: Camera, depth: Map | float, where: NDArray[np.bool_] |
     chosen = chosen[:: max(1, len(chosen) // count)]
     # A stride that divides the width would sample a few columns only.
     chosen = np.random.default_rng(0).permutation(chosen)[:count] if len(chosen) > count else chosen
-    uv = np.stack([columns.ravel()[chosen] + 0.5, rows.ravel()[chosen] + 0.5, np.ones(len(chosen))], 1)
-    local = uv @ np.linalg.inv(camera.K).T * z.ravel()[chosen][:, None]
-    return (local - camera.cam_from_world[:3, 3]) @ camera.cam_from_world[:3, :3]
+    pixels = np.stack([columns.ravel()[chosen] + 0.5, rows.ravel()[chosen] + 0.5], 1)
+    return camera.in_world(camera.rays(pixels) * z.ravel()[chosen][:, None])
 
 
 def judge_pair(first: Camera, second: Camera, points: Array, config: PairConfig) -> tuple[float, float, float] | None:

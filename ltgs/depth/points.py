@@ -13,7 +13,6 @@ from ltgs.core.cameras import Camera
 from ltgs.core.progress import Progress, ProgressEvent, silent
 from ltgs.depth.pairs import PairConfig, ViewPair, choose_stereo_pairs
 from ltgs.depth.pictures import as_array
-from ltgs.depth.rectify import points_in_world
 from ltgs.depth.types import Map, Mask, Source
 from ltgs.depth.views import ViewDepth, ViewDepthConfig, measure_view
 from ltgs.errors import InputError
@@ -131,7 +130,7 @@ def _cloud(
     thinned = np.zeros_like(wanted)
     thinned[:: config.stride, :: config.stride] = True
     wanted &= thinned & np.isfinite(view.depth)
-    points = points_in_world(view.depth, view.pair.left)[wanted]
+    points = view.pair.left.surface(view.depth)[wanted]
     rgb, sigma = view.rgb[wanted], view.sigma[wanted].astype(np.float64)
     keep = np.ones(len(points), bool)
     mask = masks[pair.first]

@@ -131,8 +131,8 @@ def _virtual(camera: Camera, rotation: Array, focal: float, cx: float, cy: float
 def _seen(camera: Camera, rotation: Array, focal: float) -> tuple[float, float, float, float] | None:
     """Bounding box (x0, y0, x1, y1) of what the photo shows within MAX_SLANT, relative to the principal point; None if that is little."""
     along = np.linspace(0, 1, 33)
-    grid = np.stack([*np.meshgrid(along * camera.width, along * camera.height), np.ones((33, 33))], -1).reshape(-1, 3)
-    rays = grid @ np.linalg.inv(camera.K).T @ camera.cam_from_world[:3, :3] @ rotation.T
+    grid = np.stack(np.meshgrid(along * camera.width, along * camera.height), -1).reshape(-1, 2)
+    rays = camera.rays(grid) @ camera.cam_from_world[:3, :3] @ rotation.T
     kept = (np.abs(rays[:, :2]) < MAX_SLANT * rays[:, 2:]).all(1)
     if kept.mean() < MIN_SHARE:
         return None
@@ -141,7 +141,7 @@ def _seen(camera: Camera, rotation: Array, focal: float) -> tuple[float, float, 
     return float(x0), float(y0), float(x1), float(y1)
 
 
-def _grid(camera: Camera, mapping: Array) -> tuple[Map, Map]:
+def pixel_map(camera: Camera, mapping: Array) -> tuple[Map, Map]:
     """Where the pixels of `camera` lie in the other image, in OpenCV's indices (first pixel centre at 0)."""
     u, v = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
     x, y, w = (mapping[i, 0] * u + mapping[i, 1] * v + mapping[i, 2] for i in range(3))
@@ -158,7 +158,7 @@ def warp_photo(rgb: NDArray[np.uint8], camera: Camera, mapping: Array) -> tuple[
     Returns:
         [h, w, 3] uint8 and [h, w] where it comes from inside of the photo.
     """
-    x, y = _grid(camera, mapping)
+    x, y = pixel_map(camera, mapping)
     height, width = rgb.shape[:2]
     out = cv2.remap(rgb, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     inside = (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
@@ -177,7 +177,7 @@ def warp_depth(depth: Map, original: Camera, camera: Camera, mapping: Array) -> 
     Returns:
         [h, w] scene units, NaN where unknown.
     """
-    x, y = _grid(camera, mapping)
+    x, y = pixel_map(camera, mapping)
     inverse = np.where((depth > 0) & np.isfinite(depth), 1 / np.maximum(depth, 1e-12), np.nan).astype(np.float32)
     sampled = cv2.remap(inverse, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=float("nan"))
     turn = camera.cam_from_world[:3, :3] @ original.cam_from_world[:3, :3].T @ np.linalg.inv(original.K)
@@ -188,11 +188,3 @@ def warp_depth(depth: Map, original: Camera, camera: Camera, mapping: Array) -> 
 def depth_at_original(depth: Map, original: Camera, camera: Camera, mapping: Array) -> Map:
     """The inverse of `warp_depth`: rectified depth as depth along z of the original view, [H, W], NaN where unknown."""
     return warp_depth(depth, camera, original, np.asarray(np.linalg.inv(mapping), np.float64))
-
-
-def points_in_world(depth: Map, camera: Camera) -> Array:
-    """[H, W, 3] world points of a depth map along z; NaN where the depth is."""
-    u, v = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
-    rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(camera.K).T
-    local = rays * np.asarray(depth, np.float64)[..., None]
-    return (local - camera.cam_from_world[:3, 3]) @ camera.cam_from_world[:3, :3]

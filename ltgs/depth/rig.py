@@ -13,7 +13,6 @@ from ltgs.core.cameras import Camera
 from ltgs.depth.agree import DepthView, count_votes
 from ltgs.depth.pictures import Photo
 from ltgs.depth.points import merge_voxels
-from ltgs.depth.rectify import points_in_world
 from ltgs.depth.types import Map, StereoResult
 from ltgs.depth.views import discontinuity
 from ltgs.errors import InputError
@@ -118,7 +117,7 @@ def fuse_rig(
         where &= np.isfinite(view.depth)
         if not where.any():
             continue
-        points, sigma = points_in_world(view.depth, view.camera)[where], view.sigma[where].astype(np.float64)
+        points, sigma = view.camera.surface(view.depth)[where], view.sigma[where].astype(np.float64)
         agree, against = count_votes(points, sigma, [v for k, v in enumerate(views) if k != index], config.agree)
         keep = agree >= against
         clouds.append(points[keep])

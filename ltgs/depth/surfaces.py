@@ -13,7 +13,6 @@ from ltgs.core.cameras import Camera
 from ltgs.core.progress import Progress, ProgressEvent, silent
 from ltgs.depth.agree import DepthView, count_votes, look_up
 from ltgs.depth.points import merge_voxels
-from ltgs.depth.rectify import points_in_world
 from ltgs.depth.sweep import SweepConfig, SweepView, Swept, sweep_patch
 from ltgs.depth.types import Map, Mask
 
@@ -161,9 +160,9 @@ def _choose_sources(
 ) -> list[SweepView]:
     """Photos that look at the region from a usable angle, the best ones if there are many."""
     rows, columns = np.nonzero(region)
-    ray = np.linalg.inv(camera.K) @ (columns.mean() + 0.5, rows.mean() + 0.5, 1)
+    ray = camera.rays(np.array([columns.mean() + 0.5, rows.mean() + 0.5]))
     # Where along the ray the content stands is unknown; near the known surface is near enough to choose photos.
-    centre = (ray * 0.9 * farthest - camera.cam_from_world[:3, 3]) @ camera.cam_from_world[:3, :3]
+    centre = camera.in_world(ray * 0.9 * farthest)
     found = []
     for index, other in enumerate(others):
         a, b = centre - camera.center, centre - other.camera.center
@@ -186,7 +185,7 @@ def _confirmed(index: int, views: Sequence[SweepView], raw: Sequence[SurfaceDept
     """Keep what another photo's depth confirms, or what none contradicts and the photos match very well."""
     own = raw[index]
     where = np.isfinite(own.depth) & (own.score >= config.min_score)
-    points = points_in_world(own.depth, views[index].camera)[where]
+    points = views[index].camera.surface(own.depth)[where]
     others = [DepthView(v.camera, r.depth, r.sigma) for k, (v, r) in enumerate(zip(views, raw, strict=True)) if k != index]
     # Half a pixel of the match is one sigma.
     agree, against = count_votes(points, own.sigma[where].astype(np.float64), others, 2 * config.agree)
@@ -220,7 +219,7 @@ def surface_points(
         if not where.any():
             continue
         paint = view.rgb / 255.0 if colours is None else np.asarray(colours[index], np.float64)
-        xyz.append(points_in_world(found.depth, view.camera)[where])
+        xyz.append(view.camera.surface(found.depth)[where])
         rgb.append(paint[where])
         sigma.append(found.sigma[where].astype(np.float64))
         steps.append(found.depth[where].astype(np.float64) / found.focal)

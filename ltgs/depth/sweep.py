@@ -139,7 +139,7 @@ def sweep_patch(
     if not where.any() or not sources or not farthest > 0:
         raise ValueError("sweep_patch needs wanted pixels, another photo, and a positive farthest depth.")
     patch, image, wanted, scale = _cut(reference, where, config)
-    rays = _rays(patch)
+    rays = patch.rays()
     others = [_source(patch, reference.camera, s, scale, farthest) for s in sources]
     ends = 1 / farthest, 1 / (farthest * config.near_share)
     inverse = np.linspace(*ends, config.coarse)
@@ -174,17 +174,11 @@ def _source(patch: Camera, reference: Camera, view: SweepView, scale: float, far
     """A source at the resolution at which it shows the farthest surface about as large as the patch does."""
     turn = view.camera.cam_from_world[:3, :3] @ patch.cam_from_world[:3, :3].T
     shift = view.camera.cam_from_world[:3, 3] - turn @ patch.cam_from_world[:3, 3]
-    middle = np.linalg.inv(patch.K) @ (patch.width / 2, patch.height / 2, 1)
+    middle = patch.rays(np.array([patch.width / 2, patch.height / 2]))
     away = max(float((turn @ middle * farthest + shift)[2]), 0.1 * farthest)
     scale = min(1.0, scale * float(reference.K[0, 0] / view.camera.K[0, 0]) * away / farthest)
     small = view.resized(scale)
     return _Source(small, small.rgb.astype(np.float32), turn, shift)
-
-
-def _rays(camera: Camera) -> Array:
-    """[h, w, 3] rays with z = 1."""
-    u, v = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
-    return np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(camera.K).T
 
 
 def _count(ray: Array, others: Sequence[_Source], low: float, high: float, config: SweepConfig) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ltgs.core.cameras import Camera
 from ltgs.depth.fuse import StereoConfig, match_stereo
 from ltgs.depth.pictures import as_array, rgb8
-from ltgs.depth.rectify import RectifiedPair, depth_at_original, rectify_cameras, warp_depth, warp_photo
+from ltgs.depth.rectify import RectifiedPair, depth_at_original, pixel_map, rectify_cameras, warp_depth, warp_photo
 from ltgs.depth.sgm import at_match
 from ltgs.depth.types import DisparityRange, Map, Mask, Source, StereoResult
 from ltgs.errors import InputError
@@ -61,11 +61,12 @@ class ViewDepth:
     def at_view(self, camera: Camera) -> tuple[Map, NDArray[np.uint8]]:
         """Depth along z of the original reference camera and its source, both [H, W]."""
         depth = depth_at_original(self.depth, camera, self.pair.left, self.pair.left_from)
-        inverse = np.linalg.inv(self.pair.left_from)
-        u, v = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
-        x, y, w = (inverse[i, 0] * u + inverse[i, 1] * v + inverse[i, 2] for i in range(3))
-        source = cv2.remap(self.source, (x / w - 0.5).astype(np.float32), (y / w - 0.5).astype(np.float32), cv2.INTER_NEAREST)
-        return depth, np.where(np.isfinite(depth), source, Source.NONE).astype(np.uint8)
+        return depth, np.where(np.isfinite(depth), self.warped(self.source, camera), Source.NONE).astype(np.uint8)
+
+    def warped(self, values: NDArray[Any], camera: Camera) -> NDArray[Any]:
+        """A map [h, w] of the rectified view as the original reference camera sees it, [H, W], nearest pixel; 0 outside."""
+        x, y = pixel_map(camera, np.asarray(np.linalg.inv(self.pair.left_from), np.float64))
+        return np.asarray(cv2.remap(values, x, y, cv2.INTER_NEAREST))
 
 
 def measure_view(

@@ -140,7 +140,7 @@ def _axis_point(
         # Half hidden or cut off, its middle is not where it seems.
         if touches or len(u) < 30 or seen.sum() < 0.85 * len(u):
             continue
-        ray = np.linalg.inv(camera.K) @ [np.median(u) + 0.5, np.median(v) + 0.5, 1.0]
+        ray = camera.rays(np.array([np.median(u) + 0.5, np.median(v) + 0.5]))
         r, t = camera.cam_from_world[:3, :3], camera.cam_from_world[:3, 3]
         for k in range(2):
             rows.append(r[k] - ray[k] * r[2])

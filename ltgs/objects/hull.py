@@ -82,9 +82,8 @@ def project(camera: Camera, points: Array) -> tuple[Array, Array]:
 
 def unproject(camera: Camera, rows: NDArray, columns: NDArray, depth: Array) -> Array:
     """World points [M, ..., 3] seen at the centres of pixels [M], at depths [M, ...] along +z."""
-    rays = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], 1) @ np.linalg.inv(camera.K).T
-    local = rays.reshape(len(rays), *[1] * (depth.ndim - 1), 3) * depth[..., None]
-    return (local - camera.cam_from_world[:3, 3]) @ camera.cam_from_world[:3, :3]
+    rays = camera.rays(np.stack([columns + 0.5, rows + 0.5], 1))
+    return camera.in_world(rays.reshape(len(rays), *[1] * (depth.ndim - 1), 3) * depth[..., None])
 
 
 def in_image(camera: Camera, uv: Array, depth: Array) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from ltgs.core.cameras import Camera
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.sh import rgb_to_dc
+from ltgs.optim.guide import DepthGuide
 
 Array = NDArray[np.float64]
 
@@ -26,6 +27,8 @@ class TrainingPhoto:
     """[H, W, 3]"""
     weight: NDArray[np.float32] | None = None
     """[H, W] in [0, 1]; 0 = this pixel says nothing (stale or invalid). None = all ones."""
+    guide: DepthGuide | None = None
+    """Depth that was measured from this photo by other means, for `TrainConfig.depth_weight`."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,7 @@ def points_from_pixels(
         distance, index = cKDTree(uv[inside]).query(pixels, k=config.neighbours)
         weight = 1 / (distance + 2.0)
         inverse_depth = (weight / local[inside][index, 2]).sum(1) / weight.sum(1)
-        rays = np.concatenate([pixels, np.ones((per_photo, 1))], 1) @ np.linalg.inv(camera.K).T
-        camera_points = rays / inverse_depth[:, None]
-        points.append((camera_points - camera.cam_from_world[:3, 3]) @ camera.cam_from_world[:3, :3])
+        points.append(camera.in_world(camera.rays(pixels) / inverse_depth[:, None]))
         columns, rows = pixels.astype(int).T
         colours.append(photo.rgb[rows, columns] / 255.0)
     if not points:

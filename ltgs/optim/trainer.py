@@ -18,6 +18,7 @@ from ltgs.core.progress import Progress, ProgressEvent, silent
 from ltgs.errors import ConvergenceError
 from ltgs.imaging.losses import exposed_loss
 from ltgs.optim.growth import GaussianOptimizer, GrowthConfig, add_position_noise, grow
+from ltgs.optim.guide import GuideLoss
 from ltgs.optim.initialize import InitConfig, TrainingPhoto, initial_gaussians
 from ltgs.optim.order import morton_order
 from ltgs.render import render
@@ -72,6 +73,8 @@ class TrainConfig:
     """Weight of the mean opacity (3DGS-MCMC has 0.01; a tenth gave +1.0 dB held-out on rooms/desk at 320x240)."""
     scale_pull: float = 0.001
     """Weight of the mean scale relative to the scene extent (3DGS-MCMC)."""
+    depth_weight: float = 0.0
+    """Weight of the difference to inverse depths that stereo between the photos measures, see `ltgs.optim.guide`; 0 = no stereo."""
     noise_strength: float = 0.0
     """Langevin noise on nearly transparent Gaussians (3DGS-MCMC has 5e5; in so few steps it cost 0.8 dB there)."""
     random_background: bool = False
@@ -188,6 +191,7 @@ class _Trainer:
         self.losses: list[float] = []
         self.exposures = torch.eye(3, 4).repeat(len(photos), 1, 1).requires_grad_(True)
         self.exposure_adam = torch.optim.Adam([self.exposures], lr=config.lr_exposure)
+        self.guides = GuideLoss([p.guide if config.depth_weight > 0 else None for p in photos])
         self._cache: dict[tuple[int, int], tuple[Cameras, Tensor, Tensor | None]] = {}
 
     def start(self, points_xyz: Array, points_rgb: Array) -> None:
@@ -251,12 +255,14 @@ class _Trainer:
         degree = drawn.sh_degree if self.is_warm else min(c.sh_degree, self.step // c.sh_every)
         out = render(
             drawn, camera, backend=self.backend, background=background, features=probe,  # type: ignore[arg-type]
-            sh_degree=degree, with_depth=False,
+            sh_degree=degree, with_depth=self.guides.guides_photo(index),
         )
         exposure = self.exposures[index]
         loss, difference = exposed_loss(out.rgb[0], exposure, target, c.ssim_weight, weight)
         total = loss + c.opacity_pull * gaussians.opacities.mean() + c.scale_pull * gaussians.scales.mean() / self.extent
         total = total + c.exposure_pull * (exposure - torch.eye(3, 4)).square().sum()
+        if self.guides.guides_photo(index):
+            total = total + c.depth_weight * self.guides(index, out.depth[0, ..., 0], out.alpha[0, ..., 0])
         if probe is not None:
             # The gradient with respect to a zero feature is the Gaussian's share of the error image.
             total = total + (out.features[0] * difference.abs().mean(-1, keepdim=True)).sum()

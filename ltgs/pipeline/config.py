@@ -14,6 +14,7 @@ import yaml
 
 from ltgs.errors import FormatError, InputError, UsageError
 from ltgs.optim.trainer import TrainConfig
+from ltgs.pipeline.first_stereo import FirstStereoConfig
 from ltgs.pipeline.update import UpdateConfig
 from ltgs.poses.localize import LocalizeConfig
 from ltgs.poses.photometric import PhotometricConfig
@@ -43,6 +44,7 @@ class RunConfig:
     sfm: SfmConfig = field(default_factory=SfmConfig)
     localize: LocalizeConfig = field(default_factory=LocalizeConfig)
     photometric: PhotometricConfig = field(default_factory=PhotometricConfig)
+    first_stereo: FirstStereoConfig = field(default_factory=FirstStereoConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     update: UpdateConfig = field(default_factory=UpdateConfig)
 

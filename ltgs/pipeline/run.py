@@ -217,8 +217,9 @@ class _Run:
                 quality["heldout_psnr"] = stages.mean_psnr(trained.gaussians, heldout, backend=self.backend)
         quality |= {f"poses_{k}": v for k, v in result.figures.items()}
         records = _with_exposures(records, trained.exposures)
+        stereo = config.first_stereo.words(config.train.depth_weight)
         method = {
-            "poses": poses.method, "train": "Gaussian splatting, growth under a cap, per-photo exposure",
+            "poses": poses.method, "train": "Gaussian splatting, growth under a cap, per-photo exposure" + stereo,
             "rasteriser": self.backend,
         }
         return Scene(

@@ -31,6 +31,7 @@ from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.trainer import TrainResult, train
 from ltgs.pipeline.checkpoint import CheckpointFolder, fingerprint
 from ltgs.pipeline.config import RunConfig, to_plain
+from ltgs.pipeline.first_stereo import measure_first_visit
 from ltgs.pipeline.interrupt import StopSignal
 from ltgs.poses.features import PhotoInput
 from ltgs.poses.localize import LocalizedPhoto, localize_photos
@@ -281,17 +282,20 @@ def train_first_visit(
 ) -> TrainResult:
     """Train with checkpoints; continues exactly from the newest one of the same photos and settings.
 
+    Where `config.first_stereo` or `train.depth_weight` asks for it the photos are matched with each other first.
+
     Raises:
         KeyboardInterrupt: a stop was asked for; the checkpoint has been written.
     """
     key = fingerprint(
         [[p.camera.name, p.camera.K.tolist(), p.camera.cam_from_world.tolist(), p.rgb.shape] for p in photos],
-        to_plain(config.train), config.seed, backend, len(result.points),
+        to_plain(config.train), to_plain(config.first_stereo), config.seed, backend, len(result.points),
     )
     checkpoints = CheckpointFolder(folder, key)
     found = checkpoints.load()
     if found is not None:
         progress(ProgressEvent("train", message=f"continuing at step {found[0]} of {config.train.steps}"))
+    photos, xyz, rgb = _with_stereo(photos, result, config, progress)
     every = INTERRUPT_CHECK_STEPS
 
     def save(step: int, tensors: dict[str, torch.Tensor]) -> None:
@@ -301,13 +305,30 @@ def train_first_visit(
 
     with stop.deferred():
         out = train(
-            photos, result.points.xyz, result.points.rgb / 255.0, extent=camera_extent(photos),
+            photos, xyz, rgb, extent=camera_extent(photos),
             config=dataclasses.replace(config.train, checkpoint_every=every), seed=config.seed, backend=backend,
             progress=progress, save_checkpoint=save, resume_from=None if found is None else found[1],
         )
     # A signal during the last steps: the run ends here as asked; the result is a few steps from the last checkpoint.
     stop.raise_if_requested()
     return out
+
+
+def _with_stereo(
+    photos: Sequence[TrainingPhoto], result: SfmResult, config: RunConfig, progress: Progress
+) -> tuple[Sequence[TrainingPhoto], Array, Array]:
+    """Photos and starting points, with what stereo between the photos adds to them if it is asked for."""
+    xyz, rgb = result.points.xyz, result.points.rgb / 255.0
+    settings, guide = config.first_stereo, config.train.depth_weight > 0
+    if not settings.points and not guide:
+        return photos, xyz, rgb
+    found = measure_first_visit(photos, xyz, settings, progress=progress)
+    if settings.points:
+        # As many as pixels with interpolated depth would be, whose place they take.
+        missing = int(config.train.cap * config.train.init.pixel_share) - len(xyz)
+        more, colours = found.points(photos, settings.stride, missing, np.random.default_rng(config.seed))
+        xyz, rgb = np.concatenate([xyz, more]), np.concatenate([rgb, colours])
+    return found.guided(photos) if guide else photos, xyz, rgb
 
 
 def mean_psnr(

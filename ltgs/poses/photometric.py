@@ -85,8 +85,7 @@ def image_uncertainty(camera: Camera, covariance: Array, distance: float) -> flo
     if not np.isfinite(covariance).all():
         return float("inf")
     u, v = np.meshgrid((np.arange(8) + 0.5) / 8 * camera.width, (np.arange(6) + 0.5) / 6 * camera.height)
-    rays = np.stack([u.ravel(), v.ravel(), np.ones(u.size)], 1) @ np.linalg.inv(camera.K).T
-    jacobian = _motion(rays * distance, camera)
+    jacobian = _motion(camera.rays(np.stack([u.ravel(), v.ravel()], 1)) * distance, camera)
     variance = np.einsum("nik,kl,nil->n", jacobian, covariance, jacobian).mean() / 2
     return float(np.sqrt(max(variance, 0.0))) / max(camera.width, camera.height)
 
@@ -172,6 +171,7 @@ class _Fit:
         self.share = float(usable.mean())
         self.turn = max(2 * 1.4826 * float(np.median(size[usable])), 1e-4) if usable.any() else 1e-4
         self.fitted, self.held_out = usable & ~held_out, usable & held_out
+        self.rays = self.camera.rays().reshape(-1, 3)
         self.first = self.look(np.zeros(6))
 
     def _detail(self, image: Image) -> Image:
@@ -216,9 +216,7 @@ class _Fit:
         """[H, W, 3, 6] change of the lit render's detail per pose change, from image gradients and depth."""
         height, width = depth.shape
         across, down = (cv2.Scharr(rgb, cv2.CV_32F, *d) / 32 for d in ((1, 0), (0, 1)))
-        u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-        rays = np.stack([u.ravel(), v.ravel(), np.ones(u.size)], 1) @ np.linalg.inv(self.camera.K).T
-        points = rays * np.maximum(depth, self.distance * 1e-3).reshape(-1, 1)
+        points = self.rays * np.maximum(depth, self.distance * 1e-3).reshape(-1, 1)
         motion = _motion(points, replace(self.camera, cam_from_world=pose)).astype(np.float32).reshape(height, width, 2, 6)
         # What moves to the right shows what was on its left.
         slopes = -(across[..., None] * motion[:, :, None, 0] + down[..., None] * motion[:, :, None, 1])

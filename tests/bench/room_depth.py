@@ -15,6 +15,7 @@ import argparse
 import json
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -153,8 +154,16 @@ class Tally:
             "within_2_percent": 100 * float((pooled < 0.02).mean()) if len(pooled) else None,
             "gross_percent": 100 * float((pooled > GROSS).mean()) if len(pooled) else None,
             "coverage_percent": 100 * sum(map(len, self.errors)) / count if count else None,
-            "coverage_of_regions_percent": 100 * float(np.mean(share)) if share else None, "cpu_s": self.seconds,
+            "coverage_of_regions_percent": 100 * float(np.mean(share)) if share else None,
+            "coverage_seen_twice_percent": self._coverage_seen_twice(), "cpu_s": self.seconds,
         }
+
+    def _coverage_seen_twice(self) -> float | None:
+        """Coverage of the objects that at least two photos of the visit show: from one photo nothing can be measured."""
+        keys = [(name.partition("/")[0], name.partition(" ")[2]) for name in self.names]
+        shown = Counter(keys)
+        twice = [(len(e), n) for e, n, key in zip(self.errors, self.wanted, keys, strict=True) if key[1] and shown[key] > 1]
+        return 100 * sum(e for e, _ in twice) / sum(n for _, n in twice) if twice else None
 
     def details(self) -> list[dict[str, Any]]:
         """One entry per region."""
@@ -262,7 +271,8 @@ def measure_room(
 
 COLUMNS = {
     "median_error_percent": "median error %", "within_2_percent": "within 2 %", "gross_percent": f"above {100 * GROSS:.0f} %",
-    "coverage_percent": "coverage %", "coverage_of_regions_percent": "coverage, mean of objects %", "cpu_s": "CPU s",
+    "coverage_percent": "coverage %", "coverage_seen_twice_percent": "of what two photos show %",
+    "coverage_of_regions_percent": "coverage, mean of objects %", "cpu_s": "CPU s",
 }
 
 

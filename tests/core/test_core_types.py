@@ -70,6 +70,21 @@ def test_resizing_scales_pixels_and_keeps_rays():
         assert np.allclose(k @ ray, [10.5 / 2, 7.5 / 4, 1])
 
 
+def test_pixels_go_to_the_world_and_back():
+    camera = Camera("a", 0, 6, 4, np.array([[5.0, 0, 2.8], [0, 5.5, 2.1], [0, 0, 1]]), rigid(3))
+    depth = np.random.default_rng(0).uniform(1, 4, (4, 6)).astype(np.float32)
+    local = camera.surface(depth) @ camera.cam_from_world[:3, :3].T + camera.cam_from_world[:3, 3]
+    np.testing.assert_allclose(local[..., 2], depth, rtol=1e-6)
+    seen = local @ camera.K.T / local[..., 2:]
+    rows, columns = np.indices(depth.shape)
+    np.testing.assert_allclose(seen[..., :2], np.stack([columns + 0.5, rows + 0.5], -1), atol=1e-9)
+    one = camera.rays(np.array([4.5, 1.5]))
+    assert one.shape == (3,) and one[2] == 1
+    np.testing.assert_allclose(camera.in_world(one * float(depth[1, 4])), camera.surface(depth)[1, 4])
+    depth[2, 3] = np.nan
+    assert np.isnan(camera.surface(depth)).any(-1).sum() == 1
+
+
 def test_selecting_cameras_keeps_the_axis():
     batch = stack_cameras([camera(f"{i}", i) for i in range(4)])
     assert batch[1].names == ("1",) and batch[1].K.shape == (1, 3, 3)

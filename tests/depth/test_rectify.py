@@ -9,7 +9,6 @@ from ltgs.core.cameras import Camera
 from ltgs.depth.rectify import (
     RectifiedPair,
     depth_at_original,
-    points_in_world,
     rectify_cameras,
     warp_depth,
     warp_photo,
@@ -84,7 +83,7 @@ def test_depth_of_a_plane_survives_the_way_there_and_back(name: str) -> None:
     rays = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(first.K).T
     depth = (distance / (rays @ normal)).astype(np.float32)
     there = warp_depth(depth, first, rectified.left, rectified.left_from)
-    points = points_in_world(there, rectified.left)
+    points = rectified.left.surface(there)
     known = np.isfinite(there)
     assert known.mean() > 0.5
     assert np.abs(points[known] @ normal - distance).max() < 1e-4

@@ -200,6 +200,16 @@ def test_match_command(folder: Path, tmp_path: Path) -> None:
         cli_depth.match(folder / "left.png", folder / "right.png", tmp_path / "x", calibration=tmp_path / "calib.txt")
 
 
+def test_pairs_that_cannot_be_matched_are_named(folder: Path, tmp_path: Path) -> None:
+    left, right = folder / "left.png", folder / "right.png"
+    with pytest.raises(InputError, match=r"right\.png and .*left\.png: The photos are exchanged.*Pass the left photo first"):
+        cli_depth.match(right, left, tmp_path / "out")
+    write_png(tmp_path / "small.png", decode_png(right.read_bytes(), "right")[:-10])
+    with pytest.raises(InputError, match=r"left\.png and .*small\.png: The photos differ in size"):
+        cli_depth.match(left, tmp_path / "small.png", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_prior_files(folder: Path, tmp_path: Path) -> None:
     small = cv2.resize(0.1 * TRUTH, (100, 60), interpolation=cv2.INTER_AREA)
     write_pfm(tmp_path / "prior.pfm", small)

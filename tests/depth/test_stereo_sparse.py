@@ -10,7 +10,6 @@ from posed_scenes import WALL, camera, look
 
 from ltgs import cli_depth
 from ltgs.depth.fuse import match_stereo
-from ltgs.depth.rectify import points_in_world
 from ltgs.depth.sparse import sparse_prior
 from ltgs.errors import InputError, UsageError
 
@@ -22,7 +21,7 @@ def points(count: int = 600, depth: np.ndarray = DEPTH, seed: int = 0) -> np.nda
     """[P, 3] surface points at random pixels."""
     rng = np.random.default_rng(seed)
     pick = rng.choice(depth.size, count, replace=False)
-    return points_in_world(depth, CAMERA).reshape(-1, 3)[pick]
+    return CAMERA.surface(depth).reshape(-1, 3)[pick]
 
 
 def test_planes_between_points_are_exact_and_edges_unknown() -> None:
@@ -53,7 +52,7 @@ def test_helps_matching_where_the_right_camera_does_not_look() -> None:
     (photo, depth, _), (other, _, _) = look(camera_left), look(type(CAMERA)("r", 0, CAMERA.width, CAMERA.height, CAMERA.K, pose))
     truth = CAMERA.K[0, 0] * 0.6 / depth
     pick = np.random.default_rng(0).choice(depth.size, 600, replace=False)
-    values, known = sparse_prior(points_in_world(depth, camera_left).reshape(-1, 3)[pick], camera_left)
+    values, known = sparse_prior(camera_left.surface(depth).reshape(-1, 3)[pick], camera_left)
     search = int(truth.min()) - 4, int(truth.max()) + 4
     with_prior = match_stereo(photo, other, prior=values, prior_valid=known, disparity_range=search, check=False)
     without = match_stereo(photo, other, disparity_range=search, check=False)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ltgs.depth.net.config import NetConfig
-from ltgs.depth.net.layers import ResidualBlock, initialise, make_norm, residual_pair
+from ltgs.depth.net.layers import Conv3x3, ResidualBlock, initialise, make_norm, residual_pair
 
 Contexts = list[tuple[Tensor, Tensor]]
 """Per recurrent scale, finest first: initial hidden state before tanh and context before relu."""
@@ -45,11 +45,11 @@ class _ScaleHeads(nn.Module):
         n, c = config.gru_layers, config.hidden
 
         def residual_head() -> nn.Sequential:
-            return nn.Sequential(ResidualBlock(128, 128, "batch"), nn.Conv2d(128, c, 3, 1, 1))
+            return nn.Sequential(ResidualBlock(128, 128, "batch"), Conv3x3(128, c))
 
         self.outputs08 = nn.ModuleList(residual_head() for _ in range(2))
         self.outputs16 = nn.ModuleList(residual_head() for _ in range(2)) if n > 1 else None
-        self.outputs32 = nn.ModuleList(nn.Conv2d(128, c, 3, 1, 1) for _ in range(2)) if n > 2 else None
+        self.outputs32 = nn.ModuleList(Conv3x3(128, c) for _ in range(2)) if n > 2 else None
 
     def _outputs(self, x: Tensor, down: list[nn.Module]) -> Contexts:
         out: Contexts = []
@@ -66,7 +66,7 @@ class MonoContext(_ScaleHeads):
     def __init__(self, config: NetConfig) -> None:
         super().__init__(config)
         d = config.mono_dim
-        self.layer1 = nn.Sequential(nn.Conv2d(d, 256, 3, 1, 1), nn.ReLU(), nn.Conv2d(256, 128, 3, 1, 1), nn.ReLU())
+        self.layer1 = nn.Sequential(Conv3x3(d, 256), nn.ReLU(), Conv3x3(256, 128), nn.ReLU())
         self.layer2 = residual_pair(128, 128, "batch", 2) if config.gru_layers > 1 else nn.Identity()
         self.layer3 = residual_pair(128, 128, "batch", 2) if config.gru_layers > 2 else nn.Identity()
         initialise(self)
@@ -127,7 +127,7 @@ class SharedContext(nn.Module):
     def __init__(self, config: NetConfig) -> None:
         super().__init__()
         d, c = SharedTrunk.widths[-1], config.hidden
-        self.merge = nn.Conv2d(d + 2, c, 3, 1, 1)
+        self.merge = Conv3x3(d + 2, c)
         self.levels = nn.ModuleList(ResidualBlock(c, c, "none", 1 if i == 0 else 2) for i in range(config.gru_layers))
         self.heads = nn.ModuleList(nn.Conv2d(c, 2 * c, 1) for _ in range(config.gru_layers))
         initialise(self)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ltgs.depth.net.config import NetConfig
-from ltgs.depth.net.layers import ResidualBlock, convex_upsample
+from ltgs.depth.net.layers import Conv3x3, ResidualBlock, convex_upsample
 from ltgs.depth.net.update import upsampling_mask
 
 MAX_CONCENTRATION = 1e3
@@ -51,11 +51,11 @@ class BetaModulator(nn.Module):
         super().__init__()
         n = len(config.offsets)
         first, second = config.modulation_widths
-        self.conv1 = nn.Sequential(nn.Conv2d(2 * n, 2 * n, 3, 1, 1), nn.ReLU(), nn.Conv2d(2 * n, 2 * n, 3, 1, 1))
+        self.conv1 = nn.Sequential(Conv3x3(2 * n, 2 * n), nn.ReLU(), Conv3x3(2 * n, 2 * n))
         self.down = nn.Sequential(ResidualBlock(2 * n, first, "batch", 2), ResidualBlock(first, second, "batch"))
         self.up = nn.ConvTranspose2d(second, 2 * n, 2, 2)
         self.conv2 = nn.Sequential(
-            nn.Conv2d(4 * n, n, 3, 1, 1, bias=False), nn.Softplus(), nn.Conv2d(n, 2, 1, bias=False), nn.Softplus()
+            Conv3x3(4 * n, n, bias=False), nn.Softplus(), nn.Conv2d(n, 2, 1, bias=False), nn.Softplus()
         )
 
     def forward(self, disparity_codes: Tensor, prior_codes: Tensor) -> BetaField:
@@ -124,7 +124,7 @@ class Registered(NamedTuple):
 
 def _chain(inputs: int, width: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, width, 3, 1, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1), nn.ReLU(), nn.Conv2d(width, outputs, 1)
+        Conv3x3(inputs, width), nn.ReLU(), Conv3x3(width, width), nn.ReLU(), nn.Conv2d(width, outputs, 1)
     )
 
 
@@ -180,8 +180,8 @@ class GlobalFusion(nn.Module):
     def upsample(self, hidden: Tensor, result: Registered) -> tuple[Tensor, Tensor]:
         """Fused disparity and registered prior at image resolution, image pixels."""
         logits = self.mask(torch.cat([hidden, result.fused.to(hidden.dtype)], 1))
-        fused = convex_upsample(result.fused, logits, self.factor)
-        return fused, convex_upsample(result.prior, logits, self.factor)
+        fused, prior = convex_upsample(torch.cat([result.fused, result.prior], 1), logits, self.factor).split(1, 1)
+        return fused, prior
 
 
 def resize_map(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ltgs.core.checks import check_shape
 from ltgs.depth.net.config import PUBLISHED_OFFSETS, NetConfig
 from ltgs.depth.net.fusion import BetaModulator, global_fit, resize_map
-from ltgs.depth.net.layers import ResidualBlock, initialise, padding_to, robust_spread
+from ltgs.depth.net.layers import Conv3x3, ResidualBlock, initialise, padding_to, robust_spread
 from ltgs.depth.net.ordering import relative_ordering_map
 
 FACTOR = 4
@@ -55,8 +55,8 @@ class FusionHeads(nn.Module):
         self.fine = ResidualBlock(24 + _EVIDENCE, width, "none")
         self.middle = ResidualBlock(width, 64, "none", 2)
         self.coarse = nn.Sequential(ResidualBlock(64, 96, "none", 2), ResidualBlock(96, 96, "none"))
-        self.up_middle = nn.Conv2d(96 + 64, 64, 3, 1, 1)
-        self.up_fine = nn.Conv2d(64 + width, width, 3, 1, 1)
+        self.up_middle = Conv3x3(96 + 64, 64)
+        self.up_fine = Conv3x3(64 + width, width)
         self.fields, self.trust = _output(width, 2), _output(width, 1)
         # The modulation's softplus layers keep their own start.
         for part in (self.image, self.fine, self.middle, self.coarse, self.up_middle, self.up_fine):
@@ -127,7 +127,7 @@ class FusionHeads(nn.Module):
 
 def _output(width: int, channels: int) -> nn.Sequential:
     # Leaky: a plain rectifier dies where one of the two outputs has nothing left to learn.
-    return nn.Sequential(nn.Conv2d(width, width // 2, 3, 1, 1), nn.LeakyReLU(0.1), nn.Conv2d(width // 2, channels, 1))
+    return nn.Sequential(Conv3x3(width, width // 2), nn.LeakyReLU(0.1), nn.Conv2d(width // 2, channels, 1))
 
 
 def warp_right(right: Tensor, disparity: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from ltgs.depth.net.config import NetConfig
 from ltgs.depth.net.correlation import Correlation, make_correlation
 from ltgs.depth.net.encoders import Contexts, ImageContext, MonoContext, RaftEncoder, SharedContext, SharedTrunk
 from ltgs.depth.net.fusion import BetaField, BetaModulator, GlobalFusion, Registered, modulation_weight, resize_map
-from ltgs.depth.net.layers import Padding, convex_upsample, freeze_batch_norm, padding_to, robust_spread
+from ltgs.depth.net.layers import Conv3x3, Padding, convex_upsample, freeze_batch_norm, padding_to, robust_spread
 from ltgs.depth.net.ordering import mask_codes, ordering_map, relative_ordering_map
 from ltgs.depth.net.update import GateBiases, UpdateBlock
 
@@ -41,7 +41,7 @@ class NetOutput:
     disparity: Tensor
     """The final answer: `fused` if there is one, else the last update."""
     iterations: list[Tensor] = field(default_factory=list)
-    """After every update in training; at inference only the last."""
+    """After every update in training; at inference only the last, and none where `fused` is the answer."""
     registered: Tensor | None = None
     """The prior brought to disparity."""
     fused: Tensor | None = None
@@ -80,7 +80,7 @@ class StereoFusionNet(nn.Module):
         self.fnet: nn.Module = SharedTrunk(config) if shared else RaftEncoder(config)
         contexts = {"mono": MonoContext, "image": ImageContext, "shared": SharedContext}
         self.cnet: nn.Module = contexts[config.context](config)
-        self.context_zqr_convs = nn.ModuleList(nn.Conv2d(config.hidden, 3 * config.hidden, 3, 1, 1) for _ in range(config.gru_layers))
+        self.context_zqr_convs = nn.ModuleList(Conv3x3(config.hidden, 3 * config.hidden) for _ in range(config.gru_layers))
         self.update_block = UpdateBlock(config)
         self.modulater = BetaModulator(config) if config.modulation else None
         self.refinement = GlobalFusion(config) if config.global_fusion else None
@@ -103,7 +103,7 @@ class StereoFusionNet(nn.Module):
                 matches only; contexts of kind "mono" cannot do without its features.
             iterations: updates; default of the configuration.
             fuse: run global fusion if the network has it and there is a prior.
-            keep_all: upsample and return every update; default in training only.
+            keep_all: upsample and return every update, not only the one that is the answer; default in training only.
 
         Raises:
             ValueError: shapes that do not fit, or a missing prior.
@@ -119,10 +119,13 @@ class StereoFusionNet(nn.Module):
         correlation, contexts = self._encode(pair, known)
         hidden = [torch.tanh(state) for state, _ in contexts]
         biases = self._gate_biases(contexts)
-        state, hidden, beta, outputs = self._iterate(correlation, hidden, biases, known, count, keep_all)
+        fuse = fuse and self.refinement is not None and known is not None
+        kept = range(0 if keep_all else count if fuse else count - 1, count)
+        state, hidden, beta, outputs = self._iterate(correlation, hidden, biases, known, count, kept)
         iterates = [pad.remove(x) for x in outputs]
-        if self.refinement is None or known is None or not fuse:
+        if not fuse:
             return NetOutput(iterates[-1], iterates, beta=beta)
+        assert self.refinement is not None and known is not None
         result = self._fuse(state, hidden[0], correlation, known, beta)
         fused, registered = (pad.remove(x) for x in self.refinement.upsample(hidden[0], result))
         return NetOutput(fused, iterates, registered, fused, result.confidence, result.a, result.b, beta)
@@ -138,8 +141,9 @@ class StereoFusionNet(nn.Module):
         return self.refinement(disparity, known.depth, known.valid, looked_up, hidden, beta)
 
     def _iterate(
-        self, correlation: Correlation, hidden: list[Tensor], biases: list[GateBiases], known: _Prior | None, count: int, keep_all: bool
+        self, correlation: Correlation, hidden: list[Tensor], biases: list[GateBiases], known: _Prior | None, count: int, kept: range
     ) -> tuple[Tensor, list[Tensor], BetaField | None, list[Tensor]]:
+        """The last state, hidden states and modulation, and the updates in `kept` at image resolution."""
         sign = self.config.disparity_sign
         b, _, h, w = hidden[0].shape
         state = torch.zeros(b, 1, h, w, device=hidden[0].device)
@@ -149,12 +153,13 @@ class StereoFusionNet(nn.Module):
             state = state.detach()
             hidden, delta = self.update_block(hidden, biases, correlation(columns - sign * state), state)
             delta = delta.float()
-            if self.modulater is not None and known is not None:
+            weight = modulation_weight(self.config, iteration, count)
+            # The last field is an answer of its own, whatever its weight.
+            if self.modulater is not None and known is not None and (weight > 0 or iteration == count - 1):
                 beta = self.modulater(self._codes(state), known.codes)
-                weight = modulation_weight(self.config, iteration, count)
                 delta = delta * (1 + beta.draw(self.training) * weight)
             state = state + delta
-            if keep_all or iteration == count - 1:
+            if iteration in kept:
                 logits = self.update_block.mask_logits(hidden)
                 outputs.append(sign * convex_upsample(state, logits, self.config.factor))
         return state, hidden, beta, outputs

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ltgs.depth.net.config import NetConfig
-from ltgs.depth.net.layers import pool2x, resize_like
+from ltgs.depth.net.layers import Conv3x3, pool2x, resize_like
 
 GateBiases = tuple[Tensor, Tensor, Tensor]
 
@@ -17,9 +17,9 @@ class ConvGRU(nn.Module):
 
     def __init__(self, hidden: int, inputs: int) -> None:
         super().__init__()
-        self.convz = nn.Conv2d(hidden + inputs, hidden, 3, 1, 1)
-        self.convr = nn.Conv2d(hidden + inputs, hidden, 3, 1, 1)
-        self.convq = nn.Conv2d(hidden + inputs, hidden, 3, 1, 1)
+        self.convz = Conv3x3(hidden + inputs, hidden)
+        self.convr = Conv3x3(hidden + inputs, hidden)
+        self.convq = Conv3x3(hidden + inputs, hidden)
         for conv in (self.convz, self.convr, self.convq):
             nn.init.kaiming_normal_(conv.weight)
             if conv.bias is not None:
@@ -42,10 +42,10 @@ class MotionEncoder(nn.Module):
         super().__init__()
         c = config.motion_width
         self.convc1 = nn.Conv2d(config.corr_channels, c, 1)
-        self.convc2 = nn.Conv2d(c, c, 3, 1, 1)
+        self.convc2 = Conv3x3(c, c)
         self.convf1 = nn.Conv2d(1, c, 7, 1, 3)
-        self.convf2 = nn.Conv2d(c, c, 3, 1, 1)
-        self.conv = nn.Conv2d(2 * c, config.motion_dim - 1, 3, 1, 1)
+        self.convf2 = Conv3x3(c, c)
+        self.conv = Conv3x3(2 * c, config.motion_dim - 1)
 
     def forward(self, state: Tensor, correlation: Tensor) -> Tensor:
         """State [B, 1, H, W] and correlation [B, corr_channels, H, W] -> [B, motion_dim, H, W]."""
@@ -59,8 +59,8 @@ class DisparityHead(nn.Module):
 
     def __init__(self, hidden: int, width: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(hidden, width, 3, 1, 1)
-        self.conv2 = nn.Conv2d(width, 1, 3, 1, 1)
+        self.conv1 = Conv3x3(hidden, width)
+        self.conv2 = Conv3x3(width, 1)
 
     def forward(self, h: Tensor) -> Tensor:
         """[B, hidden, H, W] -> [B, 1, H, W]."""
@@ -69,7 +69,7 @@ class DisparityHead(nn.Module):
 
 def upsampling_mask(inputs: int, width: int, factor: int) -> nn.Sequential:
     """Logits of the convex upsampling, 9 * factor^2 channels."""
-    return nn.Sequential(nn.Conv2d(inputs, width, 3, 1, 1), nn.ReLU(), nn.Conv2d(width, 9 * factor * factor, 1))
+    return nn.Sequential(Conv3x3(inputs, width), nn.ReLU(), nn.Conv2d(width, 9 * factor * factor, 1))
 
 
 class UpdateBlock(nn.Module):

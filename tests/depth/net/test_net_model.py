@@ -54,9 +54,25 @@ def test_forward_and_backward_on_odd_sizes(config: NetConfig) -> None:
     assert silent == []
     with torch.inference_mode():
         again = net.eval()(left, right, given, iterations=2)
-    assert len(again.iterations) == 1 and torch.isfinite(again.disparity).all()
+    assert len(again.iterations) == (0 if fused else 1) and torch.isfinite(again.disparity).all()
     if fused:
+        with torch.inference_mode():
+            every = net(left, right, given, iterations=2, keep_all=True)
+        assert len(every.iterations) == 2 and torch.equal(every.disparity, again.disparity)
         assert again.confidence is not None and 0 <= again.confidence.min() <= again.confidence.max() <= 1
+
+
+def test_inference_agrees_with_the_pass_that_keeps_gradients() -> None:
+    """Faster convolutions, updates that are not upsampled and modulations of weight 0 that are left out change nothing but digits."""
+    torch.manual_seed(0)
+    net = StereoFusionNet(small_config()).eval()
+    left, right, prior = pair(64, 96)
+    for given in (None, MonoPrior(prior)):
+        slow = net(left, right, given, keep_all=True)
+        with torch.inference_mode():
+            fast = net(left, right, given)
+        torch.testing.assert_close(fast.disparity, slow.disparity.detach(), atol=1e-3, rtol=0)
+        assert (fast.beta is None) == (slow.beta is None) and slow.disparity.abs().max() > 1
 
 
 def test_prior_is_optional_in_the_small_network_and_its_holes_are_respected() -> None:

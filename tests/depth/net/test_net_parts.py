@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from ltgs.depth.net.config import small_config
 from ltgs.depth.net.correlation import CorrelationOnTheFly, make_correlation
 from ltgs.depth.net.fusion import BetaField, BetaModulator, GlobalFusion, global_fit, modulation_weight
-from ltgs.depth.net.layers import convex_upsample, padding_to
+from ltgs.depth.net.layers import Conv3x3, convex_upsample, padding_to
 
 
 def features(seed: int, width: int = 37) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,6 +65,30 @@ def test_convex_upsampling_of_a_constant_is_that_constant_times_factor() -> None
     values = torch.rand(1, 1, 6, 7)
     nearest = F.interpolate(values, scale_factor=4, mode="nearest") * 4
     torch.testing.assert_close(convex_upsample(values, centre.view(1, 144, 6, 7), 4), nearest)
+
+
+def test_maps_that_are_upsampled_together_get_the_same_weights() -> None:
+    both, mask = torch.rand(2, 2, 5, 6), torch.randn(2, 9 * 64, 5, 6)
+    apart = [convex_upsample(both[:, i : i + 1], mask, 8) for i in range(2)]
+    torch.testing.assert_close(convex_upsample(both, mask, 8), torch.cat(apart, 1))
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 40, 13, 22), (3, 65, 33, 8, 9), (1, 16, 64, 7, 7)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_convolutions_without_gradient_give_what_they_give_with_it(shape: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    b, inputs, outputs, height, width = shape
+    for stride in (1, 2):
+        convolve = Conv3x3(inputs, outputs, stride, bias=bias)
+        x = torch.randn(b, inputs, height, width)
+        expected = convolve(x).detach()
+        exact = F.conv2d(x.double(), convolve.weight.double(), None if not bias else convolve.bias.double(), stride, 1)
+        with torch.inference_mode():
+            got = convolve(x)
+            half = convolve.to(torch.bfloat16)(x.to(torch.bfloat16))
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(got.double(), exact.detach(), atol=1e-4, rtol=0)
+        assert half.dtype == torch.bfloat16 and (half.float() - expected).abs().max() < 0.1
 
 
 def test_padding_is_halved_and_undone() -> None:

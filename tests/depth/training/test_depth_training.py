@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import REPOSITORY
 
+from ltgs.commands.depth import DepthTrain
 from ltgs.depth.net.config import small_config
 from ltgs.depth.net.heads import FusionHeads
 from ltgs.depth.net.loaders import load_own
@@ -187,12 +188,15 @@ def test_settings_are_checked(tmp_path: Path, text: str, reason: str) -> None:
         load_train_config(tmp_path / "a.yaml")
 
 
-def test_commands(tmp_path: Path) -> None:
+def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.yaml").write_text(
         "net: small\niterations: 1\nvalidation_pairs: 0\nstages: [{part: matching, steps: 1, batch: 1}]\ndata: {crop: [64, 64]}\n"
     )
     result = train_command(tmp_path / "a.yaml", tmp_path / "out", device="cpu", seed=5)
     assert json.loads((tmp_path / "out/training.json").read_text())["config"]["seed"] == 5
+    assert DepthTrain(tmp_path / "a.yaml", tmp_path / "again", device="cpu").run() == 0
+    shown = capsys.readouterr().out
+    assert f"weights in {tmp_path / 'again'}" in shown and "loss " in shown
     torch.save({"w": torch.ones(3), "n": 1}, tmp_path / "b.pth")
     assert convert_command(tmp_path / "b.pth", tmp_path / "b.safetensors") == ["n"]
     assert torch.equal(read_weights(tmp_path / "b.safetensors")[0]["w"], torch.ones(3)) and result.weights.is_file()
