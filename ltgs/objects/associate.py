@@ -77,6 +77,8 @@ class Match:
     object_id: int
     instance: HullInstance
     hypothesis: PoseHypothesis
+    by_colours: bool = False
+    """Its pose alone would explain too little: it shows a side that nobody saw before."""
 
 
 def match_instances(
@@ -143,7 +145,8 @@ def match_instances(
         hypotheses[row, column] = compare_turns(
             known[ids[row]].model, views, instances[column], hypotheses[row, column], up=up, config=register, backend=backend
         )
-        matches.append(Match(ids[row], instances[column], hypotheses[row, column]))
+        weak = hypotheses[row, column].gain < config.min_gain
+        matches.append(Match(ids[row], instances[column], hypotheses[row, column], by_colours=weak))
         taken.add(column)
         chosen.append((row, column))
     if record is not None:

@@ -56,8 +56,10 @@ def motion_event(time: int, object_id: int, known: KnownObject, match: Match) ->
     shift = float(np.linalg.norm(pose[:3, 3] - known.last_pose[:3, 3]))
     turn = rotation_angle_deg(pose[:3, :3] @ known.last_pose[:3, :3].T)
     note = "rotation ambiguous: symmetric or too few pixels" if match.hypothesis.ambiguous else ""
+    if match.by_colours:
+        note = "recognised by its colours: it shows sides that nobody saw before, so its rotation is a guess"
     kind = "moved" if known.left else "returned"
-    return Event(time, kind, object_id, shift, turn, uncertain=match.hypothesis.ambiguous, note=note)
+    return Event(time, kind, object_id, shift, turn, uncertain=match.hypothesis.ambiguous or match.by_colours, note=note)
 
 
 def drawn_without(chronology: Chronology, time: int, touched: set[int]) -> Gaussians:
