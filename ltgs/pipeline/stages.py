@@ -27,8 +27,10 @@ from ltgs.imaging.undistort import undistort_photo, working_size
 from ltgs.io.images import photo_sha256, read_photo
 from ltgs.io.posed import PosedPhoto
 from ltgs.io.scene_store import SceneStore
+from ltgs.optim.device import training_device
 from ltgs.optim.initialize import TrainingPhoto
-from ltgs.optim.trainer import TrainResult, train
+from ltgs.optim.together import train_together
+from ltgs.optim.trainer import TrainResult
 from ltgs.pipeline.checkpoint import CheckpointFolder, fingerprint
 from ltgs.pipeline.config import RunConfig, to_plain
 from ltgs.pipeline.interrupt import StopSignal
@@ -281,9 +283,16 @@ def train_first_visit(
 ) -> TrainResult:
     """Train with checkpoints; continues exactly from the newest one of the same photos and settings.
 
+    Args:
+        backend: rasteriser on the processor; where training runs on a CUDA device the one of the configuration is used.
+
     Raises:
         KeyboardInterrupt: a stop was asked for; the checkpoint has been written.
     """
+    device, reason = training_device(config.train.device, config.backend)
+    if device.type == "cuda":
+        backend = config.backend
+        progress(ProgressEvent("train", message=f"training on CUDA: {reason}"))
     key = fingerprint(
         [[p.camera.name, p.camera.K.tolist(), p.camera.cam_from_world.tolist(), p.rgb.shape] for p in photos],
         to_plain(config.train), config.seed, backend, len(result.points),
@@ -300,7 +309,7 @@ def train_first_visit(
             stop.raise_if_requested()
 
     with stop.deferred():
-        out = train(
+        out = train_together(
             photos, result.points.xyz, result.points.rgb / 255.0, extent=camera_extent(photos),
             config=dataclasses.replace(config.train, checkpoint_every=every), seed=config.seed, backend=backend,
             progress=progress, save_checkpoint=save, resume_from=None if found is None else found[1],
