@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,12 +24,13 @@ from torch import Tensor
 
 from ltgs.core.cameras import Camera
 from ltgs.core.progress import Progress, silent
-from ltgs.errors import InputError, UsageError
+from ltgs.errors import UsageError
 from ltgs.optim.distributed import ALONE, Group, current_group
 from ltgs.optim.growth import GrowthConfig
 from ltgs.optim.initialize import InitConfig, TrainingPhoto
 from ltgs.optim.trainer import CheckpointSink, TrainConfig, TrainResult, train
 
+log = logging.getLogger("ltgs.optim")
 Array = NDArray[np.float64]
 WAIT = timedelta(days=2)
 """How long a process waits for another one: process 0 may estimate poses for hours before there is anything to train."""
@@ -88,10 +90,8 @@ def train_together(
 def follow() -> None:
     """Take part in the training runs of process 0 until it has no more; for all other processes.
 
-    Whether a run is interrupted is up to process 0, which writes a checkpoint first: the signals are ignored here.
-
-    Raises:
-        InputError: process 0 ended without saying so, that is with an error or after an interruption.
+    Whether a run is interrupted is up to process 0, which writes a checkpoint first: the signals are ignored here. When process 0
+    ends, for whatever reason, so does this function: what happened is said there, and its exit code counts.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -99,10 +99,10 @@ def follow() -> None:
         while (message := _broadcast(None)) is not None:
             train(**_unpacked(*message), group=current_group())
     except RuntimeError as error:
-        # Gloo has no class of its own for this.
-        if isinstance(error, dist.DistError) or "onnection" in str(error):
-            raise InputError(f"process {dist.get_rank()}: process 0 has ended; see what it said ({error}).") from error
-        raise
+        # Gloo has no class of its own for a lost connection.
+        if not (isinstance(error, dist.DistError) or "onnection" in str(error)):
+            raise
+        log.info("process 0 has ended: %s", error)
 
 
 Message = tuple[dict[str, Any], dict[str, Tensor]]
