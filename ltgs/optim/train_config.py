@@ -73,6 +73,10 @@ class TrainConfig:
     init: InitConfig = field(default_factory=InitConfig)
     growth: GrowthConfig = field(default_factory=GrowthConfig)
 
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1 photo, got {self.batch}.")
+
 
 def rate_factors(step: int, config: TrainConfig, *, is_warm: bool = False) -> tuple[float, float]:
     """Factors on the learning rate of the means and on all others at a step.

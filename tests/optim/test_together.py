@@ -87,6 +87,8 @@ def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
 def test_a_batch_is_not_one_photo() -> None:
     one, two = (values(train(**scene(), config=dataclasses.replace(CONFIG, batch=b, steps=3))) for b in (1, 2))
     assert not np.array_equal(one["means"], two["means"])
+    with pytest.raises(ValueError, match="batch"):
+        dataclasses.replace(CONFIG, batch=0)
 
 
 def test_photos_are_shared_out_completely() -> None:
