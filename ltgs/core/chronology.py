@@ -48,12 +48,21 @@ class Template:
     """Id of a surface to the Gaussians, in the world, that it has lost to this object."""
     footing_of: int = 0
     """The object that this surface was shaded by and that took it along when it left; 0 = it is no such surface."""
+    residual: Tensor | None = None
+    """[N, 5] of each Gaussian how well it explained the photos it was last fitted to: mean and variance of the colour and the
+    structure cue (columns 0-1, 2-3) and the number of photos; None = not measured since the Gaussians changed."""
 
     def __post_init__(self) -> None:
         if self.object_id < 1:
             raise ValueError(f"object_id must be >= 1, got {self.object_id}.")
         if self.members is not None:
             check_shape("members", self.members, "M")
+        if self.residual is not None:
+            check_shape("residual", self.residual, f"{len(self.gaussians)} 5")
+
+    def of(self, gaussians: Gaussians) -> Template:
+        """The template made of other Gaussians, whose residual is not known."""
+        return replace(self, gaussians=gaussians, residual=None)
 
 
 @dataclass(frozen=True)

@@ -191,6 +191,13 @@ class DecisionRecorder:
         number = self.seen(content)
         self._instances[number - 1] = replace(self._instances[number - 1], verdict=verdict, object_id=object_id, reason=reason)
 
+    def withdraw(self, object_id: int, reason: str) -> None:
+        """What was taken for this object, new or known, is none."""
+        self._instances = [
+            replace(i, verdict="dropped", object_id=0, reason=reason) if i.object_id == object_id and i.verdict in ("new", "matched") else i
+            for i in self._instances
+        ]
+
     def pairs(
         self, ids: Sequence[int], contents: Sequence[Content], sweeps: Mapping[tuple[int, int], float],
         refined: Mapping[tuple[int, int], Registration], chosen: Sequence[tuple[int, int]], needed: float,

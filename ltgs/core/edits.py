@@ -134,12 +134,12 @@ def delete_object(chronology: Chronology, object_id: int, surfaces: Mapping[int,
         for k, t in chronology.templates.items() if k not in gone
     }
     for k, stays in (surfaces or {}).items():
-        templates[k] = replace(templates[k], gaussians=templates[k].gaussians[stays])
+        templates[k] = templates[k].of(templates[k].gaussians[stays])
         if not len(templates[k].gaussians):
             del templates[k]
     for k, part in [item for own in gone for item in chronology.templates[own].surface_parts.items()]:
         if k in templates:
-            templates[k] = replace(templates[k], gaussians=Gaussians.concatenate([templates[k].gaussians, part]))
+            templates[k] = templates[k].of(Gaussians.concatenate([templates[k].gaussians, part]))
     tracks = {k: t for k, t in chronology.tracks.items() if k in templates}
     lifted = chronology.lifted[~torch.isin(chronology.lifted, members)]
     retired = max(chronology.retired, *(set(chronology.templates) - set(templates)))

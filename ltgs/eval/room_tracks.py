@@ -89,7 +89,8 @@ def match_by_place(chronology: Chronology, room: Room, room_from_scene: Similari
     distance = np.array([
         [np.linalg.norm(p - o.world_from_object[time, :3, 3]) / diameter(o) for o in theirs] for p in at
     ])
-    rows, columns = linear_sum_assignment(np.minimum(distance, 10 * REACH))
+    # Beyond reach all distances are alike: a stray object must not push another one off its place.
+    rows, columns = linear_sum_assignment(np.minimum(distance, REACH))
     return {ours[r]: theirs[c].object_id for r, c in zip(rows, columns, strict=True) if distance[r, c] <= REACH}
 
 

@@ -38,6 +38,8 @@ def encode_template(template: Template, put: PutTensors) -> dict[str, Any]:
         ]
     if template.footing_of:
         record["footing_of"] = int(template.footing_of)
+    if template.residual is not None:
+        record["residual"] = put({"residual": template.residual.to(torch.float16)})
     return record
 
 
@@ -57,13 +59,22 @@ def decode_template(record: Any, count: int, get: GetTensors, where: str, body: 
     if kind not in ("object", "surface"):
         raise FormatError(f"{place}: unknown kind {kind[:40]!r}.")
     parts = need(record, "surface_parts", list, place) if "surface_parts" in record else []
+    gaussians = decode_gaussians(record, "gaussians", get, place, body)
     return Template(
-        object_id, kind, decode_gaussians(record, "gaussians", get, place, body),  # type: ignore[arg-type]
+        object_id, kind, gaussians,  # type: ignore[arg-type]
         need_int(record, "created_at", place, 0, _MAX_INDEX), decode_name(record, place),
         decode_indices(record, "members", count, get, place, body) if "members" in record else None,
         {need_int(p, "surface", place, 1, _MAX_INDEX): decode_gaussians(p, "gaussians", get, place, body) for p in parts},
         need_int(record, "footing_of", place, 1, _MAX_INDEX) if "footing_of" in record else 0,
+        _decode_residual(record, len(gaussians), get, place, body) if "residual" in record else None,
     )
+
+
+def _decode_residual(record: Any, count: int, get: GetTensors, where: str, body: Mapping[str, Any]) -> Tensor:
+    residual = get(blob_name(record, "residual", body, where)).get("residual")
+    if residual is None or residual.dtype != torch.float16 or tuple(residual.shape) != (count, 5):
+        raise FormatError(f"{where}: the residual must hold five float16 values for each of its {count} Gaussians.")
+    return residual.float()
 
 
 def decode_gaussians(record: Any, key: str, get: GetTensors, where: str, body: Mapping[str, Any]) -> Gaussians:

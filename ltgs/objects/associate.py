@@ -50,6 +50,11 @@ class AssociateConfig:
     """A pair whose sweep explains less than this is not scouted."""
     scout_floor: float = 0.09
     """A pair whose scouts explain less than this is not refined: the last steps rarely add as much as is missing."""
+    best_rise: float = 0.2
+    """The last steps add no more than this to what the scouts explain: a pair that cannot come up to what its object explains
+    elsewhere is not refined."""
+    part_handicap: float = 0.05
+    """So much more a part of an instance must explain of its smaller surroundings than the whole of its own."""
     same_pixels: float = 0.3
     """Instances that share more of the smaller one's pixels are two cuts of one thing: only one of them can be an object."""
     size_slack: float = 2.5
@@ -105,12 +110,15 @@ def match_instances(
     }
     gains = np.zeros((len(ids), len(instances)))
     hypotheses: dict[tuple[int, int], PoseHypothesis] = {}
-    for row, column in _promising({k: s.gain for k, s in scouts.items()}, config.scout_floor, config.sweep_slack):
+    promising = _promising({k: s.gain for k, s in scouts.items()}, config.scout_floor, config.sweep_slack)
+    for row, column in sorted(promising, key=lambda pair: -scouts[pair].gain):
+        if scouts[row, column].gain + config.best_rise < gains[row].max():
+            continue
         hypothesis = register_template(
             known[ids[row]].model, views, instances[column], scouts[row, column], config=register, backend=backend
         )
         hypotheses[row, column] = hypothesis
-        gains[row, column] = hypothesis.gain
+        gains[row, column] = hypothesis.gain - (config.part_handicap if instances[column].is_part else 0.0)
         log.info(
             "object %d against instance %d: sweep %.3f, scouts %.3f, gain %.3f",
             ids[row], column, sweeps[row, column].gain, scouts[row, column].gain, hypothesis.gain,

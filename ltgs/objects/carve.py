@@ -51,7 +51,14 @@ class CarveConfig:
     """Share of the touched change regions that the set covers, from which its outline is that of the change. A patch that a
     new object hides covers less: each view hides another part of it."""
     min_outline: float = 0.5
-    """The least such share of any set that left; its regions may have merged with those of others."""
+    """The least such share of a set that left; its regions may have merged with those of others."""
+    explained_alone: float = 0.45
+    """`explained` from which the outline does not matter."""
+    contradicted: float = 0.5
+    """Share of the pixels of a whole stored object that must speak of change, in every photo that shows it well, for it to have left
+    although the captures fit no better without it: something else stands there now."""
+    confirmed: float = 0.15
+    """Share of its pixels, over all photos, that may agree: of what only stands behind something new a part is still seen."""
     max_holes_outline: float = 0.6
     """`max_holes` for a set that its outline proves; it must be seen in two photos as well."""
     max_holes: float = 0.8
@@ -107,6 +114,7 @@ def find_vacated(
     also: Sequence[Tensor] = (),
     veto: Callable[[Tensor], str] | None = None,
     displaced: Callable[[Tensor], bool] | None = None,
+    whole: Callable[[Tensor], bool] | None = None,
     refused: list[Tensor] | None = None,
     record: DecisionRecorder | None = None,
 ) -> tuple[list[VacatedSet], list[ComparedView]]:
@@ -118,6 +126,7 @@ def find_vacated(
         veto: [M] members of a set that the captures prove gone to a reason why it stays nevertheless, or an empty text.
         displaced: whether something else stands now where these members [M] were; then the captures, which show that other
             thing, need not fit better without them.
+        whole: whether these members [M] hold all of a stored object. What the captures contradict all over has left.
         refused: gets the members of sets that could not be proven.
         record: is told of every set that was tried.
 
@@ -152,6 +161,8 @@ def find_vacated(
             refusal, note = benefit.refusal(config, views[0].mask.size), ""
             if refusal and displaced is not None and benefit.explained >= 0 and displaced(gone):
                 refusal, note = "", "something else stands there now"
+            if refusal and whole is not None and benefit.contradicts(config, views[0].mask.size) and whole(gone):
+                refusal, note = "", "the photos contradict all of it"
             if not refusal and veto is not None:
                 refusal = veto(gone)
             if record is not None:
@@ -208,6 +219,15 @@ class RemovalBenefit:
     """Share of the touched change regions that the removal alters."""
     num_views: int
     """Photos that take part, with at least a tenth of the pixels of the one with most."""
+    contradicted: float = 0.0
+    """Share of all pixels the set shows in that speak of change, least of the photos that take part."""
+    confirmed: float = 0.0
+    """Share of them, over all photos, that agree."""
+
+    def contradicts(self, config: CarveConfig, image_px: int) -> bool:
+        """Whether nothing of the set is where it was, whatever is there now."""
+        enough = self.num_views > 1 and self.altered_px >= config.min_footprint * image_px
+        return enough and self.contradicted >= config.contradicted and self.confirmed <= config.confirmed
 
     def proves(self, config: CarveConfig, image_px: int) -> bool:
         """Whether the set has left."""
@@ -224,15 +244,21 @@ class RemovalBenefit:
             return "" if self.explained >= config.explained_outline else "the photos fit no better without it"
         if self.explained < config.explained:
             return "the photos fit hardly better without it"
-        return "" if self.outline >= config.min_outline else "its outline is not that of the change"
+        proven = self.outline >= config.min_outline or (self.explained >= config.explained_alone and self.num_views > 1)
+        return "" if proven else "its outline is not that of the change"
 
 
 def removal_benefit(before: Sequence[ComparedView], after: Sequence[ComparedView]) -> RemovalBenefit:
     """Compare the captures with the state with and without a set."""
     explained, holes, covered, regions = 0.0, 0, 0, 0
     pixels: list[int] = []
+    shows, wrong, right = [], [], 0
     for b, a in zip(before, after, strict=True):
         altered = (np.abs(b.shown - a.shown).max(-1) > 0.03) | (np.abs(b.alpha - a.alpha) > 0.1)
+        shown = altered & (b.alpha > 0.5)
+        shows.append(int(shown.sum()))
+        wrong.append(int((shown & (b.score > 0.6)).sum()))
+        right += int((shown & b.agreed & (b.score <= 0.6)).sum())
         count, labels = cv2.connectedComponents(b.mask.astype(np.uint8), connectivity=8)
         overlap = np.bincount(labels[altered & b.mask], minlength=count)
         touched = overlap >= max(1.0, 0.2 * overlap.sum())
@@ -248,6 +274,8 @@ def removal_benefit(before: Sequence[ComparedView], after: Sequence[ComparedView
     return RemovalBenefit(
         explained / max(total - holes, 1), total, holes / max(total, 1), covered / max(regions, 1),
         sum(p >= max(1.0, 0.1 * most) for p in pixels),
+        min((w / s for w, s in zip(wrong, shows, strict=True) if s >= max(1.0, 0.1 * max(shows))), default=0.0),
+        right / max(sum(shows), 1),
     )
 
 

@@ -58,6 +58,8 @@ class HullInstance:
     """Per view the [H, W] mask pixels its samples came from (all False where it was not seen)."""
     num_views: int
     """Views in which it covers mask pixels."""
+    is_part: bool = False
+    """It was cut out of a larger instance, which stands for itself as well."""
 
     @property
     def centroid(self) -> Array:

@@ -157,7 +157,7 @@ class _Insertion:
             # At all other times the very Gaussians of the background are shown, not their refined copy, and surfaces stay whole.
             pose = track.world_from_object[0]
             own = new.background[members].transformed(torch.as_tensor(invert_rigid(pose), dtype=torch.float32))
-            template = replace(template, gaussians=own, members=members, surface_parts={})
+            template = replace(template.of(own), members=members, surface_parts={})
             for t in range(self.time + 1, len(self.visits)):
                 there = Presence.PRESENT if self._seen(pose, t) else Presence.UNKNOWN
                 track = with_time(track, t, Entry.at(pose, there))
@@ -175,7 +175,7 @@ class _Insertion:
         if new.templates[k].footing_of:
             # It left with its object; at all other times the very Gaussians of the background are shown.
             footing = replace(
-                new.templates[k], gaussians=new.background[members], surface_parts={}, footing_of=self.names[new.templates[k].footing_of]
+                new.templates[k].of(new.background[members]), surface_parts={}, footing_of=self.names[new.templates[k].footing_of]
             )
             self._show(self.names[k], footing, set(range(len(self.visits))) - {self.time})
             return

@@ -26,6 +26,8 @@ from ltgs.pipeline.update_complete import complete_visit
 from ltgs.pipeline.update_config import UpdateConfig
 from ltgs.pipeline.update_decide import Decider
 from ltgs.pipeline.update_parts import drawn_without, fit_quality, own_exposures
+from ltgs.pipeline.update_residuals import with_residuals
+from ltgs.pipeline.update_review import review
 from ltgs.pipeline.update_seeds import StereoSeeds
 
 __all__ = ["UpdateConfig", "VisitUpdate", "update_visit"]
@@ -107,8 +109,11 @@ class _Update:
             chronology, items = assemble(self.visit.old, decisions, light, build=config.build, rng=self.visit.rng, measure=measure)
         with self.visit.timed("refine"):
             chronology = self._refine(chronology, items, decisions.views)
+        with self.visit.timed("review"):
+            chronology = review(chronology, self.visit, self.visit.record)
         with self.visit.timed("complete"):
             chronology = self._complete(chronology, self.visit.compare_final(chronology))
+        chronology = with_residuals(chronology, self.visit.compare_final(chronology), backend=self.visit.backend)
         after = self.visit.compare_final(chronology)
         with self.visit.timed("light"):
             chronology = self._relight(chronology, after)
@@ -132,7 +137,7 @@ class _Update:
         )
         templates, tracks = dict(chronology.templates), dict(chronology.tracks)
         for item in refined:
-            templates[item.object_id] = replace(templates[item.object_id], gaussians=item.gaussians)
+            templates[item.object_id] = templates[item.object_id].of(item.gaussians)
             poses = tracks[item.object_id].world_from_object.copy()
             poses[self.visit.time] = item.pose_now
             tracks[item.object_id] = replace(tracks[item.object_id], world_from_object=poses)

@@ -38,6 +38,8 @@ class Decisions:
     """Per view [H, W]: what departed objects left open."""
     record: DecisionRecorder | None = None
     """Is told the ids of new objects."""
+    remains: Sequence[tuple[int, Cutting]] = ()
+    """Pieces of objects, by id, that go now without having been cut out with them."""
 
 
 def assemble(
@@ -86,18 +88,18 @@ class _Assembly:
                 self.templates[k] = Template(k, "object", obj.template, 0, members=obj.cut.members, surface_parts=self._cut_out(obj.cut))
             if k not in tracks:
                 tracks[k] = ObjectTrack.start(k, self.time - 1, obj.last_pose, before=Presence.PRESENT)
-        for obj in self.decisions.known.values():
-            if obj.footing is not None:
-                k, cut = self._next_id(), obj.footing
-                self.templates[k] = Template(
-                    k, "surface", cut.gaussians, 0, members=cut.members, surface_parts=self._cut_out(cut), footing_of=obj.object_id
-                )
-                tracks[k] = ObjectTrack.start(k, self.time - 1, np.eye(4), before=Presence.PRESENT)
+        footings = [(obj.object_id, obj.footing) for obj in self.decisions.known.values() if obj.footing is not None]
+        for owner, cut in [*footings, *self.decisions.remains]:
+            k = self._next_id()
+            self.templates[k] = Template(
+                k, "surface", cut.gaussians, 0, members=cut.members, surface_parts=self._cut_out(cut), footing_of=owner
+            )
+            tracks[k] = ObjectTrack.start(k, self.time - 1, np.eye(4), before=Presence.PRESENT)
         for surface, parts in self.cut.items():
             gaussians = self.templates[surface].gaussians
             stays = torch.ones(len(gaussians), dtype=torch.bool)
             stays[torch.cat(parts)] = False
-            self.templates[surface] = replace(self.templates[surface], gaussians=gaussians[stays])
+            self.templates[surface] = self.templates[surface].of(gaussians[stays])
         return tracks
 
     def _cut_out(self, cutting: Cutting) -> dict[int, Gaussians]:
@@ -124,7 +126,7 @@ class _Assembly:
                     rng=self.rng,
                 )
                 self.items.append(RefineItem(k, grown, pose, first, len(known_part), True))
-            elif (owner := self.templates[k].footing_of) in known and known[owner].left:
+            elif self.templates[k].footing_of and k not in self.old.tracks:
                 self.tracks[k] = track.extended(Presence.ABSENT)
             elif k in known and known[k].left:
                 self.tracks[k] = track.extended(Presence.ABSENT)

@@ -30,7 +30,7 @@ from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.patch import Target
 from ltgs.pipeline.update_config import UpdateConfig
 from ltgs.pipeline.update_learned import Learned
-from ltgs.pipeline.update_parts import expected_residuals
+from ltgs.pipeline.update_residuals import expected_residuals
 from ltgs.poses.gauge import up_direction
 
 Array = NDArray[np.float64]
@@ -171,7 +171,9 @@ class VisitCaptures:
 
     def expected_of(self, chronology: Chronology, ids: Tensor) -> Tensor:
         """[N, 4] expected residuals of a state with these object ids."""
-        return expected_residuals(self.scene, chronology, ids, sure_views=self.config.sure_views)
+        return expected_residuals(
+            self.scene, chronology, ids, sure_views=self.config.sure_views, template_doubt=self.config.template_doubt
+        )
 
     @cached_property
     def up(self) -> Array:

@@ -13,11 +13,12 @@ from ltgs.objects.associate import AssociateConfig
 from ltgs.objects.carve import CarveConfig
 from ltgs.objects.hull import HullConfig
 from ltgs.objects.register import RegisterConfig
+from ltgs.objects.split import SplitConfig
 from ltgs.objects.support import SupportConfig
 from ltgs.objects.templates import BuildConfig
 from ltgs.optim.complete import CompleteConfig
 from ltgs.optim.refine import RefineConfig
-from ltgs.pipeline.update_proofs import ProofConfig
+from ltgs.pipeline.update_proofs import ProofConfig, ReviewConfig
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class UpdateConfig:
     compare: CompareConfig = field(default_factory=CompareConfig)
     carve: CarveConfig = field(default_factory=CarveConfig)
     hull: HullConfig = field(default_factory=HullConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
     register: RegisterConfig = field(default_factory=RegisterConfig)
     associate: AssociateConfig = field(default_factory=AssociateConfig)
     build: BuildConfig = field(default_factory=BuildConfig)
@@ -36,6 +38,7 @@ class UpdateConfig:
     relight: RelightConfig = field(default_factory=RelightConfig)
     complete: CompleteConfig = field(default_factory=CompleteConfig)
     proof: ProofConfig = field(default_factory=ProofConfig)
+    review: ReviewConfig = field(default_factory=ReviewConfig)
     support: SupportConfig = field(default_factory=SupportConfig)
     seeds: SeedConfig = field(default_factory=SeedConfig)
     stereo_seeds: bool = True
@@ -47,6 +50,8 @@ class UpdateConfig:
     """Rounds of explaining what left and what came."""
     sure_views: float = 3.0
     """Gaussians seen by this many photos of the first visit or fewer count as hardly known."""
+    template_doubt: float = 0.25
+    """Share of the residual expected of unknown content that is added to what was measured of a template in few photos."""
     own_radius: float = 1.25
     """New content whose centre lies this close to a placed object, in units of its radius, is that object's own error."""
     looked_through: float = 2.0

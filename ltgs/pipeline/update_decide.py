@@ -21,12 +21,14 @@ from ltgs.objects.backing import Model, template_radius
 from ltgs.objects.carve import VacatedSet, find_vacated, hole_masks
 from ltgs.objects.hull import HullInstance, hull_instances
 from ltgs.objects.register import gain_in_place
+from ltgs.objects.split import split_instance
 from ltgs.objects.support import in_support, surroundings_of
 from ltgs.objects.templates import framed
 from ltgs.pipeline.update_assemble import Decisions
 from ltgs.pipeline.update_captures import VisitCaptures
-from ltgs.pipeline.update_parts import UNSURE, Cutting, KnownObject, owner_of
-from ltgs.pipeline.update_proofs import existed, share_inside
+from ltgs.pipeline.update_parts import Cutting, KnownObject, owner_of
+from ltgs.pipeline.update_proofs import existed, remains_of, share_inside
+from ltgs.pipeline.update_residuals import UNSURE
 
 log = logging.getLogger("ltgs.pipeline")
 Array = NDArray[np.float64]
@@ -39,6 +41,8 @@ class Decider:
         self.visit = visit
         self.refused: list[Tensor] = []
         """Sets that could not be proven gone, [M] indices into the state's Gaussians each."""
+        self.remains: list[tuple[int, Cutting]] = []
+        """Pieces of objects, by id, that were not cut out with them."""
 
     def decide(self, before: Sequence[ComparedView]) -> Decisions:
         """Alternate between what left and what came until nothing more is explained.
@@ -70,13 +74,28 @@ class Decider:
             with self.visit.timed("association"):
                 found, unmatched = self._match({k: v for k, v in known.items() if k not in taken}, instances, views)
             matches += found
-            instances = self._apart_from([instances[i] for i in unmatched if i < num_outside], known, matches)
+            instances = [instances[i] for i in unmatched if i < num_outside]
             if not found:
                 break
+        if matches:
+            instances, views = self._what_is_left(known, matches, views, kept, holes)
+        instances = self._apart_from(instances, known, matches)
         with self.visit.timed("association"):
             self.visit.record.stage = "second look"
             matches = self._second_look(known, matches, views, kept, late)
-        return Decisions(known, matches, self._new_for_sure(instances, views), views, holes, self.visit.record)
+        return Decisions(known, matches, self._new_for_sure(instances, views), views, holes, self.visit.record, self.remains)
+
+    def _what_is_left(
+        self, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView], kept: Tensor,
+        holes: Sequence[NDArray[np.bool_]],
+    ) -> tuple[list[HullInstance], list[ComparedView]]:
+        """New content beside the objects that were found, and the views with these drawn where they are."""
+        self.visit.record.stage = "what is left"
+        placed = [self._place(known[m.object_id], m) for m in matches]
+        with self.visit.timed("instances"):
+            views = self._compare_with(views, Gaussians.concatenate(placed), kept, placed)
+            instances, num_outside = self._new_content(views, holes, {})
+        return instances[:num_outside], views
 
     def _new_content(
         self, views: Sequence[ComparedView], holes: Sequence[NDArray[np.bool_]], known: Mapping[int, KnownObject]
@@ -84,7 +103,7 @@ class Decider:
         """Instances of new content, and how many of them, the first ones, lie outside of the holes that departed objects left.
 
         A known object may also stand in the hole that another one left, or lie across the edge of one, for instance of its
-        own; something new must show outside.
+        own, or be a part of what hangs together; something new must show outside.
         """
         config, most = self.visit.config.hull, self.visit.config.max_objects
         outside = [with_mask(v, v.mask & ~h) for v, h in zip(views, holes, strict=True)]
@@ -97,6 +116,7 @@ class Decider:
                 instances += hull_instances(inside, config=config.in_hole())[:most]
             across = hull_instances([with_mask(v, v.mask | o) for v, o in zip(views, open_now, strict=True)], config=config.in_hole())
             instances += [i for i in across if 0.15 < _share_in(i, holes) < 0.85][:most]
+            instances += [part for i in instances for part in split_instance(i, views, self.visit.config.split)][:most]
         instances = self.visit.learned.with_outlines(instances, views)
         self.visit.record.seen_all(instances, num_outside)
         return instances, num_outside
@@ -253,9 +273,11 @@ class Decider:
             # What is left over around objects just placed is their own error unless its outline is clear.
             carve = replace(carve, min_outline=carve.outline)
         still_kept = [torch.searchsorted(index, m[kept[m]]) for m in self.refused] if placed else []
+        stored = [torch.searchsorted(index, m) for m in self._standing(kept)]
         found, after = find_vacated(
             everything, views, lift=self.visit.lift, compare=compare_kept, config=carve, fixed=fixed, record=self.visit.record,
-            also=[m for m in still_kept if displaced(m)], displaced=displaced, refused=refused,
+            also=[*stored, *(m for m in still_kept if displaced(m))], displaced=displaced, refused=refused,
+            whole=lambda members: bool(stored) and any(bool(torch.isin(m, members).all()) for m in stored),
             veto=lambda members: self._never_was(index[members]),
         )
         self.refused = [index[m] for m in refused]
@@ -267,6 +289,12 @@ class Decider:
             stayed = torch.cat([s.members for s in found])
             after = self._compare_with(after, everything[stayed], still, placed)
         return sets, after
+
+    def _standing(self, kept: Tensor) -> list[Tensor]:
+        """Stored objects of which everything is still kept: indices [M] into the state's Gaussians."""
+        templates = self.visit.old.templates
+        rows = [(self.visit.ids == k).nonzero()[:, 0] for k in self.visit.ids.unique().tolist() if k and templates[k].kind == "object"]
+        return [m for m in rows if kept[m].all()]
 
     def _never_was(self, members: Tensor) -> str:
         """Why the first visit's photos say that these Gaussians [M] were no thing of their own; empty if they do not."""
@@ -293,6 +321,10 @@ class Decider:
                     known[object_id] = self._stored(object_id, left=True)
             still = vacated.members[(owners == BACKGROUND_ID) | torch.isin(owners, torch.tensor(surfaces, dtype=owners.dtype))]
             if len(still) >= max(8, 0.5 * len(vacated.members)):
+                owner = remains_of(self.visit.gaussians.means[still].double().numpy(), self.visit.old, self.visit.config.proof)
+                if owner:
+                    self.remains.append((owner, self._cutting(still, surfaces)))
+                    continue
                 beneath = self._in_support(still, views)
                 own, footing = self._cutting(still[~beneath], surfaces), self._cutting(still[beneath], surfaces)
                 template, pose = framed(own.gaussians)

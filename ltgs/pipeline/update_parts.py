@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltgs.change.harmonise import ColourFit
-from ltgs.core.chronology import BACKGROUND_ID, Appearance, Chronology, Event
+from ltgs.core.chronology import Appearance, Chronology, Event
 from ltgs.core.gaussians import Gaussians
-from ltgs.core.scene import Scene
 from ltgs.core.se3 import rotation_angle_deg
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match
@@ -21,10 +20,6 @@ from ltgs.objects.backing import Model
 from ltgs.objects.hull import HullInstance
 
 Array = NDArray[np.float64]
-UNSURE = torch.tensor([[0.04, 0.30, 0.04**2, 0.25**2]])
-"""Mean and variance of the colour and structure residual expected of content that was built from few photos or moved."""
-UNMEASURED = torch.tensor([[0.015, 0.10, 0.01**2, 0.08**2]])
-"""The same for background of a scene that was stored without residual statistics; typical of rooms/desk."""
 
 
 @dataclass(frozen=True)
@@ -106,22 +101,3 @@ def fit_quality(before: Sequence[ComparedView], after: Sequence[ComparedView]) -
         "changed_share_before": float(np.mean([v.mask.mean() for v in before])),
         "changed_share_after": float(np.mean([v.mask.mean() for v in after])),
     }
-
-
-def expected_residuals(scene: Scene, chronology: Chronology, ids: Tensor, *, sure_views: float) -> Tensor:
-    """[N, 4] means and variances of the residual cues for a state's Gaussians.
-
-    Background seen by few of the first visit's photos, and templates, which were built from few photos or moved, are
-    known less well than their own residual says.
-
-    Args:
-        ids: [N] object ids of the state's Gaussians. sure_views: background seen by so many photos or fewer is hardly known.
-    """
-    out = UNSURE.repeat(len(ids), 1)
-    out[ids == BACKGROUND_ID] = UNMEASURED
-    data = scene.side_data.get("expected_residual")
-    if data is not None:
-        share = (sure_views / data["num_views"].clamp_min(1)).clamp(max=1.0).square()[:, None]
-        known = torch.cat([data["mean"], data["variance"]], 1)
-        out[ids == BACKGROUND_ID] = (known + share * UNSURE)[chronology.static_mask]
-    return out

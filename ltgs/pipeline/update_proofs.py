@@ -1,4 +1,4 @@
-"""Proofs beyond the photos of one visit: that an object existed before, and that two objects cannot stand in one place."""
+"""Proofs: that an object existed before, that two objects cannot stand in one place, that the fitted photos need an object."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from ltgs.change.earlier import EarlierPhoto
 from ltgs.core.cameras import stack_cameras
+from ltgs.core.chronology import Chronology, Presence
 from ltgs.core.gaussians import Gaussians
+from ltgs.core.views import ComparedView
+from ltgs.objects.backing import template_radius
 from ltgs.objects.hull import in_image, project
 from ltgs.render import render
 
@@ -36,6 +40,27 @@ class ProofConfig:
     """A placed object is solid in its own box reduced by this factor."""
     min_gain: float = 0.3
     """Least gain of the placed object."""
+    remains: float = 0.6
+    """Share of a set's Gaussians that must coincide with an object for the set to be a piece of it."""
+    touching: float = 0.15
+    """They coincide if this close to one of the object's Gaussians, in units of its radius."""
+    remains_size: float = 0.8
+    """Largest piece, radius relative to the object's."""
+
+
+@dataclass(frozen=True)
+class ReviewConfig:
+    """What a fitted object must explain."""
+
+    new_mean: float = 0.28
+    """Of a new object: the drop of the change score, cut at 1, that it brings to the pixels it alters; mean over all of them.
+    A phantom of the visual hull, where the outlines of unrelated changes meet, explains one photo and spoils another."""
+    new_least: float = 0.2
+    """The same in each photo that shows it well."""
+    known_mean: float = 0.2
+    """Mean of a known object at its new place; its pose may be a little wrong, which costs most in one photo."""
+    shows: float = 0.15
+    """A photo shows an object well if it alters this share of the pixels of the photo where it alters most."""
 
 
 def existed(
@@ -80,6 +105,30 @@ def existed(
     return support / total if total else None
 
 
+def remains_of(points: Array, chronology: Chronology, config: ProofConfig) -> int:
+    """The object that something which was there at all times can only be a piece of; 0 = none.
+
+    Two things are never in one place: what coincides with an object where that once stood was not cut out with it.
+
+    Args:
+        points: [M, 3] centres of its Gaussians.
+    """
+    reach = float(np.quantile(np.linalg.norm(points - np.median(points, axis=0), axis=1), 0.9))
+    best, owner = config.remains, 0
+    for k, track in chronology.tracks.items():
+        template = chronology.templates[k]
+        radius = template_radius(template.gaussians)
+        if template.kind != "object" or reach > config.remains_size * radius:
+            continue
+        tree = cKDTree(template.gaussians.means.double().numpy())
+        stood = np.unique(track.world_from_object[track.presence == Presence.PRESENT], axis=0)
+        for pose in stood:
+            near = tree.query((points - pose[:3, 3]) @ pose[:3, :3])[0] <= config.touching * radius
+            if near.mean() >= best:
+                best, owner = float(near.mean()), k
+    return owner
+
+
 def share_inside(points: Array, template: Gaussians, world_from_object: Array, config: ProofConfig) -> float:
     """Share of points [M, 3] within the solid box of a placed object."""
     if len(points) == 0 or len(template) < 8:
@@ -89,3 +138,24 @@ def share_inside(points: Array, template: Gaussians, world_from_object: Array, c
     middle, half = (low + high) / 2, config.solid * (high - low) / 2
     local = (points - world_from_object[:3, 3]) @ world_from_object[:3, :3]
     return float(np.all(np.abs(local - middle) <= half, axis=1).mean())
+
+
+def needed(without: Sequence[ComparedView], views: Sequence[ComparedView], config: ReviewConfig) -> tuple[float, float] | None:
+    """How much less an object's pixels speak of change with it than without: mean over all, and least of the photos.
+
+    Args:
+        without: the views without the object.
+
+    Returns:
+        None if it alters nothing known.
+    """
+    gains, counts = [], []
+    for bare, view in zip(without, views, strict=True):
+        altered = (np.abs(bare.shown - view.shown).max(-1) > 0.03) | (np.abs(bare.alpha - view.alpha) > 0.1)
+        altered &= bare.alpha > 0.6
+        counts.append(int(altered.sum()))
+        gains.append(float((np.clip(bare.score, 0, 1) - np.clip(view.score, 0, 1))[altered].mean()) if altered.any() else 0.0)
+    if not any(counts):
+        return None
+    least = min(g for g, n in zip(gains, counts, strict=True) if n >= config.shows * max(counts))
+    return float(np.average(gains, weights=counts)), least

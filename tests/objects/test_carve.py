@@ -58,7 +58,8 @@ def test_large_gaussians_far_apart_are_one_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outline", "explained", "left"), [(0.9, 0.15, True), (0.65, 0.15, False), (0.65, 0.3, True), (0.4, 0.3, False), (0.9, 0.02, False)]
+    ("outline", "explained", "left"),
+    [(0.9, 0.15, True), (0.65, 0.15, False), (0.65, 0.3, True), (0.4, 0.3, False), (0.4, 0.5, True), (0.9, 0.02, False)],
 )
 def test_what_hid_an_unseen_place_is_proven_by_its_outline(outline: float, explained: float, left: bool) -> None:
     assert RemovalBenefit(explained, 5000, 0.1, outline, 3).proves(CarveConfig(), 300_000) is left
@@ -82,3 +83,26 @@ def test_removing_the_right_thing_explains_its_whole_region() -> None:
     shown[part] = 0.2
     patch = removal_benefit([before], [replace(before, shown=shown)])
     assert patch.explained == pytest.approx(0) and patch.outline == pytest.approx(0.25)
+
+
+def test_what_the_photos_contradict_all_over_has_left_whatever_stands_there_now() -> None:
+    thing = square(20, 40)
+    score = thing * 2.0
+    before = view(thing, score, 0.5)
+    shown = before.shown.copy()
+    shown[thing] = 0.2
+    # Something else stands there now: without the thing the photo fits no better.
+    other = removal_benefit([before, before], [replace(before, shown=shown)] * 2)
+    assert other.explained == pytest.approx(0) and other.contradicted == 1
+    config = replace(CarveConfig(), min_footprint=1e-3)
+    assert other.contradicts(config, SIZE * SIZE) and not other.proves(config, SIZE * SIZE)
+    # One photo shows most of it unchanged, or all do so with a third: something merely hides the rest.
+    for width, photos in ((26, 1), (34, 3)):
+        seen = np.broadcast_to(np.arange(SIZE) < width, thing.shape)
+        partly = replace(before, score=(score * seen).astype(np.float32), agreed=~(thing & seen))
+        views = [*[before] * (3 - photos), *[partly] * photos]
+        hidden = removal_benefit(views, [replace(v, shown=shown) for v in views])
+        assert hidden.contradicted == pytest.approx((width - 20) / 20) and hidden.confirmed == pytest.approx((40 - width) / 20 * photos / 3)
+        assert not hidden.contradicts(config, SIZE * SIZE)
+    single = removal_benefit([before], [replace(before, shown=shown)])
+    assert not single.contradicts(config, SIZE * SIZE), "what a single photo shows may be hidden"

@@ -255,7 +255,9 @@ def test_a_late_visit_is_inserted_by_its_date(scene_copy: Path, fourth_visit: Pa
         assert {p.camera.time for p in new.visits[shifted].photos if p.camera} == {shifted}
         assert new.visits[shifted].quality == old.visits[time].quality
     storage = store.storage_by_time()
-    assert (storage[0], storage[1], storage[3]) == tuple(old_storage.values()), "bytes stay with the visit that brought them"
+    # Only the list of lifted Gaussians, a few hundred bytes, is replaced as a whole.
+    for now, was in zip((storage[0], storage[1], storage[3]), old_storage.values(), strict=True):
+        assert was - 2000 <= now <= was, "bytes stay with the visit that brought them"
     assert call_ltgs("verify", scene_copy).returncode == 0
     done = call_ltgs("update", scene_copy, fourth_visit, "--time", "2024-02-20")
     assert done.returncode == 0 and "stored already as time 2" in done.stderr

@@ -1,0 +1,80 @@
+"""The last look at one update: do the photos need what was decided, now that it is fitted to them?"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ltgs.core.chronology import Chronology, ObjectTrack, Presence, Template
+from ltgs.core.decisions import DecisionRecorder
+from ltgs.pipeline.update_captures import VisitCaptures
+from ltgs.pipeline.update_proofs import needed
+
+log = logging.getLogger("ltgs.pipeline")
+
+
+def review(chronology: Chronology, visit: VisitCaptures, record: DecisionRecorder) -> Chronology:
+    """The chronology without those arrivals of its last time that the photos do not need.
+
+    A new object that fails becomes a surface: the pictures keep what it brought, but nothing has appeared. A known object that
+    fails was not found.
+    """
+    config, state = visit.config.review, chronology.state_at(visit.time)
+    expected = visit.expected_of(chronology, state.object_ids)
+    arrived = [e for e in chronology.events if e.time == visit.time and e.kind in ("appeared", "moved", "returned")]
+    if not arrived:
+        return chronology
+    views = visit.compare(state.gaussians, expected)
+    for event in arrived:
+        kept = state.object_ids != event.object_id
+        without = visit.compare_altered(views, state.gaussians[~kept], state.gaussians[kept], expected[kept])
+        gain = needed(without, views, config)
+        log.info("%s %d: with it the score drops by %s", event.kind, event.object_id, gain)
+        if gain is None:
+            continue
+        if event.kind == "appeared" and (gain[0] < config.new_mean or gain[1] < config.new_least):
+            chronology = _as_surface(chronology, event.object_id)
+            reason = "fitted to the photos it explains too little of them"
+        elif event.kind != "appeared" and gain[0] < config.known_mean:
+            chronology = _not_found(chronology, event.object_id)
+            reason = "fitted there the object explains too little of the photos"
+        else:
+            continue
+        record.withdraw(event.object_id, reason)
+        visit.undecided.append(f"What was taken for object {event.object_id} does not explain the photos: not counted.")
+    return chronology
+
+
+def _as_surface(chronology: Chronology, object_id: int) -> Chronology:
+    """An object of the last time as a patch of the static scene."""
+    time, template = chronology.num_times - 1, chronology.templates[object_id]
+    pose = torch.as_tensor(chronology.tracks[object_id].world_from_object[time], dtype=torch.float32)
+    surface = Template(object_id, "surface", template.gaussians.transformed(pose), template.created_at)
+    return replace(
+        chronology, templates={**chronology.templates, object_id: surface},
+        tracks={**chronology.tracks, object_id: ObjectTrack.start(object_id, time, np.eye(4))},
+        events=tuple(e for e in chronology.events if e.object_id != object_id),
+    )
+
+
+def _not_found(chronology: Chronology, object_id: int) -> Chronology:
+    """A known object that is not there at the last time; if it had stood somewhere before, it was removed."""
+    time, track = chronology.num_times - 1, chronology.tracks[object_id]
+    presence, poses, covariance = track.presence.copy(), track.world_from_object.copy(), track.pose_covariance.copy()
+    presence[time], poses[time], covariance[time] = Presence.ABSENT, np.nan, np.nan
+    events = []
+    for event in chronology.events:
+        if event.object_id != object_id or event.time != time:
+            events.append(event)
+        elif event.kind == "moved":
+            events.append(replace(event, kind="removed", translation=0.0, rotation_deg=0.0, uncertain=False, note=""))
+    return replace(
+        chronology, events=tuple(events),
+        tracks={
+            **chronology.tracks,
+            object_id: replace(track, presence=presence, world_from_object=poses, pose_covariance=covariance),
+        },
+    )

@@ -1,0 +1,125 @@
+"""After the fit: phantoms are no objects, what templates explain is remembered, and a contradicted object has left."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_update import CONFIG, FIRST, FLOOR, advance, at, box, shots
+
+from ltgs.core.chronology import Appearance, Chronology, Event, ObjectTrack, Presence, Template
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.progress import silent
+from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
+from ltgs.core.se3 import make_rigid
+from ltgs.objects.hull import HullInstance
+from ltgs.pipeline.update_captures import VisitCaptures
+from ltgs.pipeline.update_proofs import ReviewConfig, needed
+from ltgs.pipeline.update_residuals import UNSURE, expected_residuals, with_residuals
+from ltgs.pipeline.update_review import review
+
+THING = box((0.2, 0.2, 0.14), 11)
+POSE = make_rigid(np.eye(3), np.array([0.05, -0.42, 0.0]))
+TRUE = Gaussians.concatenate([FIRST, at(THING, 0.05, -0.42)])
+
+
+@pytest.fixture(scope="module")
+def start() -> Scene:
+    photos = shots(FIRST, 0, 8)
+    records = tuple(PhotoRecord(p.camera.name, 0, "", True, camera=p.camera) for p in photos)
+    return Scene(Chronology.initial(FIRST), (VisitRecord(0, "0", None, records),))
+
+
+@pytest.fixture(scope="module")
+def visit(start: Scene) -> VisitCaptures:
+    """Three photos with the new thing, compared with the place before."""
+    captures = VisitCaptures(start, shots(TRUE, 1), [], CONFIG, "auto", 0, silent)
+    captures.before()
+    return captures
+
+
+def arrived(start: Scene, kind: str, pose: np.ndarray) -> Chronology:
+    """The place one visit later with the thing at a pose."""
+    track = ObjectTrack.start(1, 1, pose)
+    if kind != "appeared":
+        track = ObjectTrack.start(1, 0, make_rigid(np.eye(3), np.array([0.9, 0.9, 0.0]))).extended(Presence.PRESENT, pose)
+    return replace(
+        start.chronology, templates={1: Template(1, "object", THING, 1)}, tracks={1: track},
+        appearance=(Appearance(), Appearance()), events=(Event(1, kind, 1, 0.5, 20.0, uncertain=True, note="so"),),  # type: ignore[arg-type]
+    )
+
+
+def test_what_the_photos_show_is_needed(start: Scene, visit: VisitCaptures) -> None:
+    chronology = arrived(start, "appeared", POSE)
+    assert review(chronology, visit, visit.record) is chronology
+
+
+def test_a_phantom_becomes_a_surface_and_nothing_has_appeared(start: Scene, visit: VisitCaptures) -> None:
+    content = HullInstance(THING.means.double().numpy(), tuple(np.ones(s.photo.shape[:2], bool) for s in visit.shots), 3)
+    visit.record.verdict(content, "new", 1)
+    out = review(arrived(start, "appeared", make_rigid(np.eye(3), np.array([-0.5, 0.4, 0.0]))), visit, visit.record)
+    assert out.events == () and out.templates[1].kind == "surface"
+    assert out.tracks[1].presence.tolist() == [Presence.ABSENT, Presence.PRESENT]
+    np.testing.assert_array_equal(out.tracks[1].world_from_object[1], np.eye(4))
+    np.testing.assert_allclose(out.templates[1].gaussians.means, at(THING, -0.5, 0.4).means, atol=1e-6)
+    (verdict,) = visit.record.finish(out, 1).instances
+    assert verdict.verdict == "dropped" and "explains too little" in verdict.reason
+    assert any("object 1" in line for line in visit.undecided)
+
+
+@pytest.mark.parametrize(("kind", "events"), [("moved", ["removed"]), ("returned", [])])
+def test_a_known_object_that_explains_nothing_there_was_not_found(
+    start: Scene, visit: VisitCaptures, kind: str, events: list[str]
+) -> None:
+    out = review(arrived(start, kind, make_rigid(np.eye(3), np.array([-0.5, 0.4, 0.0]))), visit, visit.record)
+    assert [e.kind for e in out.events] == events and all((e.translation, e.rotation_deg, e.note) == (0, 0, "") for e in out.events)
+    assert out.tracks[1].presence[1] == Presence.ABSENT and np.isnan(out.tracks[1].world_from_object[1]).all()
+
+
+def test_only_photos_that_show_an_object_well_can_speak_against_it(start: Scene, visit: VisitCaptures) -> None:
+    chronology = arrived(start, "appeared", POSE)
+    state = chronology.state_at(1)
+    views = visit.compare(state.gaussians, visit.expected_of(chronology, state.object_ids))
+    bare = visit.compare(FIRST, visit.expected)
+    everything = needed(bare, views, ReviewConfig())
+    assert everything is not None and everything[1] > 0.4
+    # One photo in which it makes things worse, in all its pixels or in a few.
+    worse = replace(bare[0], score=np.zeros_like(bare[0].score)), replace(views[0], score=np.ones_like(views[0].score))
+    assert needed([worse[0], *bare[1:]], [worse[1], *views[1:]], ReviewConfig())[1] == pytest.approx(-1)  # type: ignore[index]
+    few = bare[0].shown.copy()
+    few[:2, :2] += 0.5
+    hardly = replace(worse[0], shown=few), replace(worse[1], shown=bare[0].shown)
+    assert needed([hardly[0], *bare[1:]], [hardly[1], *views[1:]], ReviewConfig())[1] > 0.4  # type: ignore[index]
+    assert needed(bare, bare, ReviewConfig()) is None
+
+
+def test_what_a_template_explained_is_expected_of_it(start: Scene, visit: VisitCaptures) -> None:
+    chronology = arrived(start, "appeared", POSE)
+    ids = chronology.state_at(1).object_ids
+    unknown = expected_residuals(start, chronology, ids, sure_views=3, template_doubt=0.25)
+    assert torch.equal(unknown[ids == 1], UNSURE.repeat(int((ids == 1).sum()), 1))
+    views = visit.compare(chronology.state_at(1).gaussians, visit.expected_of(chronology, ids))
+    measured = with_residuals(chronology, views)
+    residual = measured.templates[1].residual
+    assert residual is not None and residual[:, 4].max() == 3
+    assert residual[residual[:, 4] > 0, 1].mean() < 0.05, "the photos are its own renders"
+    known = expected_residuals(start, measured, ids, sure_views=3, template_doubt=0.25)
+    assert (known[ids == 1, 1] < 0.2).float().mean() > 0.9 and (known[ids == 1, 1] >= 0.07).all(), "few photos leave a doubt"
+    assert with_residuals(measured, []) is measured, "measured once"
+    # What still differs is no measure of it.
+    masked = with_residuals(chronology, [replace(v, mask=np.ones_like(v.mask)) for v in views])
+    assert masked.templates[1].residual is None
+    with pytest.raises(ValueError, match="residual"):
+        replace(measured.templates[1], gaussians=FLOOR)
+    assert measured.templates[1].of(FLOOR).residual is None
+
+
+def test_a_found_object_that_something_else_replaces_has_left(start: Scene) -> None:
+    scene, events = advance(start, shots(TRUE, 1))
+    (appeared,) = [e for e in events if e.kind == "appeared"]
+    other = at(box((0.17, 0.26, 0.2), 23), 0.05, -0.42, 30)
+    scene, events = advance(scene, shots(Gaussians.concatenate([FIRST, other]), 2))
+    assert ("removed", appeared.object_id) in [(e.kind, e.object_id) for e in events]
+    assert "appeared" in [e.kind for e in events] and len(events) == 2
