@@ -52,6 +52,15 @@ class Reconstruct(Command):
     """Progress and summary as JSON lines on standard output."""
 
     def run(self) -> int:
+        from ltgs.optim.together import follow, training_group
+
+        with training_group() as group:
+            if group.rank == 0:
+                return self._run()
+            follow()
+            return 0
+
+    def _run(self) -> int:
         from ltgs.pipeline.config import load_config, parse_setting
         from ltgs.pipeline.run import Job, reconstruct
 

@@ -44,10 +44,10 @@ def copied_opacity_and_scale(opacity: Tensor, scale: Tensor, copies: Tensor) -> 
     """
     copies = copies.clamp(1, MAX_COPIES)
     new_opacity = 1 - (1 - opacity.double()).pow(1 / copies)
-    i = torch.arange(1, MAX_COPIES + 1, dtype=torch.float64)
-    k = torch.arange(MAX_COPIES, dtype=torch.float64)
+    i = torch.arange(1, MAX_COPIES + 1, dtype=torch.float64, device=opacity.device)
+    k = torch.arange(MAX_COPIES, dtype=torch.float64, device=opacity.device)
     log_binomial = torch.lgamma(i)[:, None] - torch.lgamma(k + 1)[None] - torch.lgamma((i[:, None] - k).clamp_min(1e-9))
-    table = torch.where(k[None] < i[:, None], log_binomial.exp(), torch.zeros(()).double()) * (-1.0) ** k / (k + 1).sqrt()
+    table = torch.where(k[None] < i[:, None], log_binomial.exp(), torch.zeros_like(log_binomial)) * (-1.0) ** k / (k + 1).sqrt()
     cumulative = table.cumsum(0)[copies.long() - 1]  # [M, K]: sum over i of the coefficient of o^(k+1)
     powers = new_opacity[:, None] ** (k + 1)
     denominator = (cumulative * powers).sum(1)
@@ -133,10 +133,11 @@ class GaussianOptimizer:
         for group in self.adam.param_groups:
             name = group["name"]
             self.adam.state.pop(group["params"][0], None)
-            new = tensors[f"param.{name}"].clone().requires_grad_(True)
+            device = self.params[name].device
+            new = tensors[f"param.{name}"].to(device, copy=True).requires_grad_(True)
             group["params"][0] = new
             self.params[name] = new
-            state = {key: tensors[f"adam.{name}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")
+            state = {key: tensors[f"adam.{name}.{key}"].to(device, copy=True) for key in ("step", "exp_avg", "exp_avg_sq")
                      if f"adam.{name}.{key}" in tensors}
             if state:
                 self.adam.state[new] = state
@@ -163,15 +164,20 @@ def grow(
     weight = opacity * (error.clamp_min(0) + 1e-12).pow(config.error_power) * alive
     num_dead = int(dead.sum())
     if num_dead:
-        parents = torch.multinomial(weight, num_dead, replacement=True, generator=generator)
+        parents = _draw(weight, num_dead, generator)
         optimizer.overwrite(*_copy_rows(optimizer, parents, dead.nonzero()[:, 0]))
     num_new = max(0, min(target_count, int(len(optimizer) * config.max_factor)) - len(optimizer))
     if num_new:
-        parents = torch.multinomial(weight, num_new, replacement=True, generator=generator)
+        parents = _draw(weight, num_new, generator)
         rows, values = _copy_rows(optimizer, parents, None)
         optimizer.overwrite(rows, {k: v[: len(rows)] for k, v in values.items()})
         optimizer.append({k: v[len(rows):] for k, v in values.items()})
     return num_dead, num_new
+
+
+def _draw(weight: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """[count] rows drawn by weight; on the host, where the generator is, so that a seed means the same on every device."""
+    return torch.multinomial(weight.cpu(), count, replacement=True, generator=generator).to(weight.device)
 
 
 def _copy_rows(
@@ -201,7 +207,8 @@ def add_position_noise(
     with torch.no_grad():
         opacity = torch.sigmoid(params["opacity_logits"])
         gate = torch.sigmoid(100 * ((1 - opacity) - 0.995))
-        noise = torch.randn(params["means"].shape, generator=generator) * (gate * strength * learning_rate)[:, None]
+        noise = torch.randn(params["means"].shape, generator=generator).to(opacity.device, non_blocking=True)
+        noise = noise * (gate * strength * learning_rate)[:, None]
         rotation = quat_to_matrix(params["quats"])
         scale = params["log_scales"].exp()
         local = (rotation.transpose(1, 2) @ noise[..., None])[..., 0] * scale.square()

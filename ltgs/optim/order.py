@@ -20,7 +20,7 @@ def morton_order(means: Tensor) -> Tensor:
         [N] int64 permutation; rows of one cell keep their order.
     """
     if len(means) < 2:
-        return torch.arange(len(means))
+        return torch.arange(len(means), device=means.device)
     ordered = means.detach().sort(0).values
     first = int(_TAIL * (len(means) - 1))
     low, high = ordered[first], ordered[len(means) - 1 - first]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ltgs.core.gaussians import Gaussians
 from ltgs.imaging.cues import residual_cues
+from ltgs.optim.device import training_view
 from ltgs.optim.initialize import TrainingPhoto
-from ltgs.optim.trainer import training_view
 from ltgs.render import render
 
 MIN_WEIGHT = 0.5

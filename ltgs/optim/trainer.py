@@ -5,88 +5,33 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltgs.core.cameras import Cameras, stack_cameras
+from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.progress import Progress, ProgressEvent, silent
 from ltgs.errors import ConvergenceError
 from ltgs.imaging.losses import exposed_loss
-from ltgs.optim.growth import GaussianOptimizer, GrowthConfig, add_position_noise, grow
+from ltgs.optim.device import training_device, training_view
+from ltgs.optim.distributed import ALONE, Group
+from ltgs.optim.growth import GaussianOptimizer, add_position_noise, grow
 from ltgs.optim.guide import GuideLoss
-from ltgs.optim.initialize import InitConfig, TrainingPhoto, initial_gaussians
+from ltgs.optim.initialize import TrainingPhoto, initial_gaussians
 from ltgs.optim.order import morton_order
+from ltgs.optim.train_config import MAX_BOOST, TrainConfig, rate_factors
 from ltgs.render import render
+
+__all__ = ["MAX_BOOST", "CheckpointSink", "TrainConfig", "TrainResult", "WarmStart", "rate_factors", "train"]
 
 log = logging.getLogger("ltgs.optim")
 Array = NDArray[np.float64]
-FULL_STEPS = 30_000
-"""Steps that the learning rates of 3DGS were made for."""
-MAX_BOOST = 6.0
-"""Largest factor of the rates in shorter runs: that of 800 steps, the shortest run it was measured for."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """First-visit training. Learning rates are those of 3DGS for 30,000 steps where not said otherwise; see `rate_power`."""
-
-    steps: int = 3000
-    """Optimisation steps, one photo each."""
-    cap: int = 60_000
-    """Hard limit on the number of Gaussians."""
-    sh_degree: int = 2
-    """Highest spherical-harmonic band."""
-    sh_every: int = 500
-    """Steps after which one more band is switched on."""
-    half_resolution_share: float = 0.3
-    """Share of the steps, from the start, at half the resolution."""
-    lr_means: float = 0.0116
-    """Times the median size (standard deviation) of the first Gaussians; decays exponentially."""
-    lr_means_final: float = 0.1
-    """Share of that rate left at the last step (3DGS has 0.01, which is too cold for few steps)."""
-    lr_quats: float = 1e-3
-    """Learning rate of the rotations."""
-    lr_log_scales: float = 7e-3
-    """Learning rate of the log scales."""
-    lr_opacity: float = 5e-2
-    """Learning rate of the opacity logits."""
-    lr_sh_dc: float = 2.5e-3
-    """Learning rate of the base colour."""
-    lr_sh_rest: float = 1.25e-4
-    """Learning rate of the view-dependent colour."""
-    rate_power: float = 0.5
-    """With fewer than 30,000 steps all rates above are multiplied by (30,000 / steps) to this power, at most six times."""
-    lr_final: float = 0.1
-    """Once growth has ended, the rates of everything but the means fall to this share (half a cosine)."""
-    lr_exposure: float = 1e-3
-    """Learning rate of the per-photo 3x4 colour affine."""
-    exposure_pull: float = 0.05
-    """Weight of the squared distance of a photo's colour affine from the identity."""
-    ssim_weight: float = 0.2
-    """Weight of 1 - SSIM in the loss, the rest is L1 (3DGS)."""
-    opacity_pull: float = 0.001
-    """Weight of the mean opacity (3DGS-MCMC has 0.01; a tenth gave +1.0 dB held-out on rooms/desk at 320x240)."""
-    scale_pull: float = 0.001
-    """Weight of the mean scale relative to the scene extent (3DGS-MCMC)."""
-    depth_weight: float = 0.0
-    """Weight of the difference to inverse depths that stereo between the photos measures, see `ltgs.optim.guide`; 0 = no stereo."""
-    noise_strength: float = 0.0
-    """Langevin noise on nearly transparent Gaussians (3DGS-MCMC has 5e5; in so few steps it cost 0.8 dB there)."""
-    random_background: bool = False
-    """A new background colour each step, so that nothing is explained by see-through holes (cost 2.2 dB held-out there)."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints."""
-    stop_window: int = 500
-    """Early stop: steps of the two windows whose mean losses are compared."""
-    stop_gain: float = 0.002
-    """Early stop: relative gain below which training ends, checked after growth has ended."""
-    init: InitConfig = field(default_factory=InitConfig)
-    growth: GrowthConfig = field(default_factory=GrowthConfig)
+READ_EVERY = 50
+"""Steps on a CUDA device between two looks at the losses; each look waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -128,21 +73,24 @@ def train(
     save_checkpoint: CheckpointSink | None = None,
     resume_from: Mapping[str, Tensor] | None = None,
     warm: WarmStart | None = None,
+    group: Group = ALONE,
 ) -> TrainResult:
-    """Fit Gaussians to photos.
+    """Fit Gaussians to photos. They live on `config.device` meanwhile; checkpoints and the result are on the CPU.
 
     Args:
         extent: radius of the cameras, scene units; the penalty on sizes is relative to it.
         save_checkpoint: called with the step and a flat dict of tensors that `resume_from` accepts for an exact resume.
         warm: Gaussians to go on from; the points are not used then, and a checkpoint needs the same `warm` again.
+        group: processes that train together, all of them called with the same arguments; each returns the same result.
 
     Raises:
         ConvergenceError: the loss or a parameter became non-finite.
+        UsageError: `config.device` is not usable here.
         ValueError: no photos, or nothing to go on from.
     """
     if not photos:
         raise ValueError("train needs at least one photo.")
-    trainer = _Trainer(photos, extent, config, seed, backend, warm)
+    trainer = _Trainer(photos, extent, config, seed, backend, warm, group)
     if resume_from is not None:
         trainer.load(dict(resume_from))
     elif warm is not None:
@@ -161,35 +109,26 @@ def train(
     return trainer.result()
 
 
-def rate_factors(step: int, config: TrainConfig, *, is_warm: bool = False) -> tuple[float, float]:
-    """Factors on the learning rate of the means and on all others at a step.
-
-    Args:
-        is_warm: Gaussians that are trained already have no way to make up for, and long steps would only shake them.
-    """
-    done, start = step / config.steps, config.growth.stop_share
-    boost = 1.0 if is_warm else min(MAX_BOOST, max(1.0, FULL_STEPS / config.steps) ** config.rate_power)
-    settled = max(0.0, done - start) / max(1 - start, 1e-9)
-    others = config.lr_final + (1 - config.lr_final) * 0.5 * (1 + math.cos(math.pi * settled))
-    return boost * config.lr_means_final**done, boost * others
-
-
 class _Trainer:
     """State of one training run; everything random comes from one generator so that a run can be repeated or resumed."""
 
     def __init__(
         self, photos: Sequence[TrainingPhoto], extent: float, config: TrainConfig, seed: int, backend: str,
-        warm: WarmStart | None = None,
+        warm: WarmStart | None = None, group: Group = ALONE,
     ) -> None:
-        self.photos, self.extent, self.config, self.backend = photos, extent, config, backend
+        self.photos, self.extent, self.config, self.backend, self.group = photos, extent, config, backend, group
+        self.device, reason = training_device(config.device, backend)
+        log.info("training on %s: %s", self.device, reason)
         self.is_warm = warm is not None
-        self.frozen = warm.frozen.detach() if warm is not None and warm.frozen is not None else None
+        self.frozen = warm.frozen.detach().to(self.device) if warm is not None and warm.frozen is not None else None
         self.generator = torch.Generator().manual_seed(seed)
         self.rng = np.random.default_rng(seed)
         self.step = 0
         self.order: list[int] = []
         self.losses: list[float] = []
-        self.exposures = torch.eye(3, 4).repeat(len(photos), 1, 1).requires_grad_(True)
+        self.unread: list[tuple[Tensor, list[int]]] = []
+        self.no_exposure = torch.eye(3, 4, device=self.device)
+        self.exposures = self.no_exposure.repeat(len(photos), 1, 1).requires_grad_(True)
         self.exposure_adam = torch.optim.Adam([self.exposures], lr=config.lr_exposure)
         self.guides = GuideLoss([p.guide if config.depth_weight > 0 else None for p in photos])
         self._cache: dict[tuple[int, int], tuple[Cameras, Tensor, Tensor | None]] = {}
@@ -217,16 +156,16 @@ class _Trainer:
             "means": c.lr_means * self.size, "quats": c.lr_quats, "log_scales": c.lr_log_scales,
             "opacity_logits": c.lr_opacity, "sh_dc": c.lr_sh_dc, "sh_rest": c.lr_sh_rest,
         }
-        self.optimizer = GaussianOptimizer(gaussians, self.rates)
+        self.optimizer = GaussianOptimizer(gaussians.to(self.device), self.rates)
         self.start_count = len(gaussians)
-        self.error = torch.zeros(len(gaussians))
+        self.error = torch.zeros(len(gaussians), device=self.device)
 
     def view(self, index: int) -> tuple[Cameras, Tensor, Tensor | None]:
         """Camera, uint8 target and weight of a photo at the resolution of the present step."""
         c = self.config
         key = (index, 2 if self.step < c.half_resolution_share * c.steps else 1)
         if key not in self._cache:
-            self._cache[key] = training_view(self.photos[index], key[1])
+            self._cache[key] = training_view(self.photos[index], key[1], self.device)
         return self._cache[key]
 
     def set_rates(self) -> float:
@@ -242,41 +181,73 @@ class _Trainer:
         return self.order.pop()
 
     def one_step(self) -> None:
+        """One optimisation step. Nothing in it waits for a CUDA device, except a growth round and the look at the losses."""
         c = self.config
-        index = self.next_photo()
-        camera, target8, weight = self.view(index)
-        target = target8.float() / 255
+        picked = [self.next_photo() for _ in range(c.batch * self.group.size)]
         rate = self.set_rates()
+        backgrounds = torch.rand(len(picked), 3, generator=self.generator) if c.random_background else None
+        growing = self.step < c.growth.stop_share * c.steps
+        error = torch.zeros_like(self.error) if growing and self.step % 2 == 0 else None
+        outcome = torch.zeros(2, device=self.device)
+        for place in self.group.share(range(len(picked))):
+            background = None if backgrounds is None else backgrounds[place].to(self.device, non_blocking=True)
+            outcome += self._backward(picked[place], 1 / len(picked), background, error)
+        gradients = [p.grad for p in (*self.optimizer.params.values(), self.exposures) if p.grad is not None]
+        self.group.add_up([*gradients, outcome, *([] if error is None else [error])])
+        self.unread.append((outcome, picked))
+        if self.device.type != "cuda" or len(self.unread) >= READ_EVERY:
+            self.read_losses()
+        if error is not None:
+            self.error += error
+        self._apply(rate)
+
+    def _backward(self, index: int, share: float, background: Tensor | None, error: Tensor | None) -> Tensor:
+        """Add the gradients of `share` times the loss of a photo, and to `error` [N] what each Gaussian has of the error image.
+
+        Returns:
+            [2] `share` times the photometric loss, and the number of Gaussians that were not finite.
+        """
+        c = self.config
+        camera, target8, weight = self.view(index)
         gaussians = self.optimizer.gaussians()
         drawn = gaussians if self.frozen is None else Gaussians.concatenate([gaussians, self.frozen])
-        background = torch.rand(3, generator=self.generator) if c.random_background else None
-        growing = self.step < c.growth.stop_share * c.steps
-        probe = torch.zeros(len(drawn), 1, requires_grad=True) if growing and self.step % 2 == 0 else None
+        probe = None if error is None else torch.zeros(len(drawn), 1, device=self.device, requires_grad=True)
         degree = drawn.sh_degree if self.is_warm else min(c.sh_degree, self.step // c.sh_every)
         out = render(
             drawn, camera, backend=self.backend, background=background, features=probe,  # type: ignore[arg-type]
             sh_degree=degree, with_depth=self.guides.guides_photo(index),
         )
         exposure = self.exposures[index]
-        loss, difference = exposed_loss(out.rgb[0], exposure, target, c.ssim_weight, weight)
+        loss, difference = exposed_loss(out.rgb[0], exposure, target8.float() / 255, c.ssim_weight, weight)
         total = loss + c.opacity_pull * gaussians.opacities.mean() + c.scale_pull * gaussians.scales.mean() / self.extent
-        total = total + c.exposure_pull * (exposure - torch.eye(3, 4)).square().sum()
+        total = total + c.exposure_pull * (exposure - self.no_exposure).square().sum()
         if self.guides.guides_photo(index):
             total = total + c.depth_weight * self.guides(index, out.depth[0, ..., 0], out.alpha[0, ..., 0])
         if probe is not None:
             # The gradient with respect to a zero feature is the Gaussian's share of the error image.
             total = total + (out.features[0] * difference.abs().mean(-1, keepdim=True)).sum()
-        total.backward()
-        value = float(loss.detach())
-        if not math.isfinite(value) or out.num_dropped:
-            raise ConvergenceError(
-                f"Training broke at step {self.step} on {self.photos[index].camera.name}: loss {value}, {out.num_dropped} "
-                "Gaussians not finite. Lower the learning rates or check the poses; the last checkpoint is intact."
-            )
-        self.losses.append(value)
-        if probe is not None and probe.grad is not None:
-            self.error += probe.grad[: len(gaussians), 0]
-        self._apply(rate)
+        (total if share == 1 else share * total).backward()
+        if error is not None and probe is not None and probe.grad is not None:
+            error += probe.grad[: len(gaussians), 0]
+        value = loss.detach()
+        return torch.stack([share * value, torch.as_tensor(out.num_dropped, dtype=value.dtype, device=self.device)])
+
+    def read_losses(self) -> None:
+        """Bring the losses of the last steps to the host, which waits for the device.
+
+        Raises:
+            ConvergenceError: one of them is not finite, or a Gaussian was not.
+        """
+        unread, self.unread = self.unread, []
+        outcomes = torch.stack([outcome for outcome, _ in unread]).tolist() if unread else []
+        for (loss, dropped), (_, picked) in zip(outcomes, unread, strict=True):
+            if not math.isfinite(loss) or dropped:
+                names = ", ".join(self.photos[i].camera.name for i in picked)
+                raise ConvergenceError(
+                    f"Training broke at step {len(self.losses)} on {names}: loss {loss}, {dropped:.0f} Gaussians not finite. "
+                    "Lower the learning rates or check the poses; the last checkpoint is intact."
+                )
+            self.losses.append(loss)
 
     def _apply(self, rate: float) -> None:
         c = self.config
@@ -287,7 +258,7 @@ class _Trainer:
         if self.frozen is None:
             with torch.no_grad():
                 # Only differences between photos are exposure; a common shift belongs to the scene's colours.
-                self.exposures -= self.exposures.mean(0) - torch.eye(3, 4)
+                self.exposures -= self.exposures.mean(0) - self.no_exposure
         if c.noise_strength > 0:
             add_position_noise(self.optimizer.params, rate, strength=c.noise_strength, generator=self.generator)
         self.step += 1
@@ -295,27 +266,33 @@ class _Trainer:
         if g.start <= self.step < g.stop_share * c.steps and self.step % g.every == 0:
             progress = min(1.0, self.step / (0.85 * g.stop_share * c.steps))
             target = int(self.start_count + (c.cap - self.start_count) * progress)
+            self.read_losses()
             grow(self.optimizer, self.error, target_count=target, config=g, generator=self.generator)
             if not self.is_warm:  # whose rows the caller knows
                 self.optimizer.reorder(morton_order(self.optimizer.params["means"]))
-            self.error = torch.zeros(len(self.optimizer))
+            self.error = torch.zeros(len(self.optimizer), device=self.device)
 
     def recent_loss(self, count: int) -> float:
+        self.read_losses()
         return float(np.mean(self.losses[-count:])) if self.losses else float("nan")
 
     def has_settled(self) -> bool:
         """Early stop: after growth, the mean loss of the last window is hardly below that of the window before."""
         c = self.config
         w = c.stop_window
-        if self.step % 100 or self.step < c.growth.stop_share * c.steps + 2 * w or len(self.losses) < 2 * w:
+        if self.step % 100 or self.step < c.growth.stop_share * c.steps + 2 * w:
+            return False
+        self.read_losses()
+        if len(self.losses) < 2 * w:
             return False
         before, now = np.mean(self.losses[-2 * w:-w]), np.mean(self.losses[-w:])
         return bool(before - now < c.stop_gain * before)
 
     def state(self) -> dict[str, Tensor]:
         """Everything for an exact resume."""
+        self.read_losses()
         exposure_state = self.exposure_adam.state.get(self.exposures, {})
-        return {
+        tensors = {
             **self.optimizer.state_tensors(),
             **{f"exposure_adam.{k}": torch.as_tensor(v) for k, v in exposure_state.items()},
             "exposures": self.exposures.detach(),
@@ -327,6 +304,7 @@ class _Trainer:
             "losses": torch.tensor(self.losses, dtype=torch.float64),
             "generator": self.generator.get_state(),
         }
+        return {name: tensor.cpu() for name, tensor in tensors.items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Inverse of `state`."""
@@ -340,32 +318,21 @@ class _Trainer:
             self.exposures.copy_(state["exposures"])
         moments = {k.removeprefix("exposure_adam."): v.clone() for k, v in state.items() if k.startswith("exposure_adam.")}
         if moments:
-            self.exposure_adam.state[self.exposures] = moments
-        self.error = state["error"].clone()
+            moved = {k: v if k == "step" else v.to(self.device) for k, v in moments.items()}
+            self.exposure_adam.state[self.exposures] = moved
+        self.error = state["error"].to(self.device, copy=True)
         self.step, self.start_count = int(state["step"]), int(state["start_count"])
         self.order, self.losses = state["order"].tolist(), state["losses"].tolist()
         self.generator.set_state(state["generator"])
 
     def result(self) -> TrainResult:
-        gaussians = self.optimizer.gaussians().detach()
+        self.read_losses()
+        gaussians = self.optimizer.gaussians().detach().to("cpu")
         for name, tensor in gaussians.tensors().items():
             if not bool(torch.isfinite(tensor).all()):
                 raise ConvergenceError(f"Training ended with non-finite {name}; lower the learning rates or check the poses.")
         visible = gaussians.opacities > self.config.growth.dead_opacity
         return TrainResult(
-            gaussians[visible], self.exposures.detach().double().numpy(),
+            gaussians[visible], self.exposures.detach().cpu().double().numpy(),
             {"steps": float(self.step), "train_loss": self.recent_loss(100), "num_gaussians": float(visible.sum())},
         )
-
-
-def training_view(photo: TrainingPhoto, divisor: int = 1) -> tuple[Cameras, Tensor, Tensor | None]:
-    """Camera [1], uint8 target [H, W, 3] and optional weight [H, W] of a photo, reduced by an integer divisor."""
-    rgb, weight, camera = photo.rgb, photo.weight, photo.camera
-    if divisor > 1:
-        import cv2
-
-        size = (max(1, rgb.shape[1] // divisor), max(1, rgb.shape[0] // divisor))
-        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-        weight = None if weight is None else cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
-        camera = camera.resized(*size)
-    return stack_cameras([camera]), torch.from_numpy(rgb.copy()), None if weight is None else torch.from_numpy(weight.copy())

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ltgs.optim.device import training_device
 from ltgs.render import choose_backend
 
 REQUIRED = (
@@ -37,7 +38,7 @@ class Check:
 
 def examine(folder: Path) -> list[Check]:
     """All checks; `folder` is where the disk space is looked at."""
-    return [_python(), *_packages(), _torch(), _backend(), _threads(), _disk(folder)]
+    return [_python(), *_packages(), _torch(), _backend(), _training(), _threads(), _disk(folder)]
 
 
 def _python() -> Check:
@@ -83,6 +84,11 @@ def _backend() -> Check:
     # The reference works everywhere but takes hours for what takes minutes.
     verdict: Literal["ok", "problem"] = "ok" if name == "cpu" else "problem"
     return Check("rasteriser", verdict, f"{name}: {reason}")
+
+
+def _training() -> Check:
+    device, reason = training_device()
+    return Check("training", "ok", f"on {device.type}: {reason}")
 
 
 def _threads() -> Check:

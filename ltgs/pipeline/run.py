@@ -26,6 +26,7 @@ from ltgs.errors import InputError, UsageError
 from ltgs.io.images import photo_sha256
 from ltgs.io.posed import PosedPhoto
 from ltgs.io.scene_store import SceneStore
+from ltgs.optim.device import training_device
 from ltgs.optim.residual import expected_residual
 from ltgs.pipeline import stages
 from ltgs.pipeline.cameras import assign_cameras, check_some, given_cameras
@@ -79,7 +80,8 @@ def reconstruct(job: Job, *, progress: Progress = silent) -> RunOutcome:
     if job.resume and job.overwrite:
         raise UsageError("--resume and --overwrite contradict each other; choose one.")
     # The rasteriser is chosen first, so that a machine that cannot run it is told so before hours of work.
-    backend, reason = pick_backend(job.config.backend)
+    training_device(job.config.train.device, job.config.backend)
+    backend, reason = pick_backend(_after_training(job.config.backend))
     listing = read_captures(job.photos, times=job.times)
     for warning in listing.warnings:
         progress(ProgressEvent("scan", message=warning, level="warning"))
@@ -120,7 +122,7 @@ def add_visit(
     config = override(config, settings or {})
     if backend is not None:
         config = dataclasses.replace(config, backend=backend)
-    name, reason = pick_backend(config.backend)
+    name, reason = pick_backend(_after_training(config.backend))
     capture = read_visit_folder(folder)
     if captured_at is not None:
         capture = dataclasses.replace(capture, captured_at=captured_at)
@@ -220,7 +222,7 @@ class _Run:
         stereo = config.first_stereo.words(config.train.depth_weight)
         method = {
             "poses": poses.method, "train": "Gaussian splatting, growth under a cap, per-photo exposure" + stereo,
-            "rasteriser": self.backend,
+            "rasteriser": self.backend, "trained_on": training_device(config.train.device, config.backend)[0].type,
         }
         return Scene(
             Chronology.initial(trained.gaussians), (self._record(found.capture, records, method, watch, quality),),
@@ -320,6 +322,11 @@ def pick_backend(requested: str) -> tuple[str, str]:
         return choose_backend("cpu", requested)
     except ValueError as error:
         raise UsageError(f"--backend: {error} Leave it at auto to let the program choose.") from error
+
+
+def _after_training(requested: str) -> str:
+    """The rasteriser of everything but training, which runs on the processor: gsplat serves the training only."""
+    return "auto" if requested == "gsplat" else requested
 
 
 def peak_memory_mb() -> float:

@@ -27,8 +27,10 @@ from ltgs.imaging.undistort import undistort_photo, working_size
 from ltgs.io.images import photo_sha256, read_photo
 from ltgs.io.posed import PosedPhoto
 from ltgs.io.scene_store import SceneStore
+from ltgs.optim.device import training_device
 from ltgs.optim.initialize import TrainingPhoto
-from ltgs.optim.trainer import TrainResult, train
+from ltgs.optim.together import train_together
+from ltgs.optim.trainer import TrainResult
 from ltgs.pipeline.checkpoint import CheckpointFolder, fingerprint
 from ltgs.pipeline.config import RunConfig, to_plain
 from ltgs.pipeline.first_stereo import measure_first_visit
@@ -284,9 +286,16 @@ def train_first_visit(
 
     Where `config.first_stereo` or `train.depth_weight` asks for it the photos are matched with each other first.
 
+    Args:
+        backend: rasteriser on the processor; where training runs on a CUDA device the one of the configuration is used.
+
     Raises:
         KeyboardInterrupt: a stop was asked for; the checkpoint has been written.
     """
+    device, reason = training_device(config.train.device, config.backend)
+    if device.type == "cuda":
+        backend = config.backend
+        progress(ProgressEvent("train", message=f"training on CUDA: {reason}"))
     key = fingerprint(
         [[p.camera.name, p.camera.K.tolist(), p.camera.cam_from_world.tolist(), p.rgb.shape] for p in photos],
         to_plain(config.train), to_plain(config.first_stereo), config.seed, backend, len(result.points),
@@ -304,7 +313,7 @@ def train_first_visit(
             stop.raise_if_requested()
 
     with stop.deferred():
-        out = train(
+        out = train_together(
             photos, xyz, rgb, extent=camera_extent(photos),
             config=dataclasses.replace(config.train, checkpoint_every=every), seed=config.seed, backend=backend,
             progress=progress, save_checkpoint=save, resume_from=None if found is None else found[1],

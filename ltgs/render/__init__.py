@@ -11,10 +11,11 @@ from torch import Tensor
 from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.native import KernelsUnavailable, kernels
+from ltgs.render.gsplat_cuda import gsplat_is_installed
 from ltgs.render.output import RenderOutput
 from ltgs.render.queries import gaussian_weights, top_contributors
 
-__all__ = ["RenderOutput", "choose_backend", "gaussian_weights", "render", "top_contributors"]
+__all__ = ["RenderOutput", "choose_backend", "gaussian_weights", "gsplat_is_installed", "render", "top_contributors"]
 
 BACKENDS = ("auto", "cpu", "reference", "gsplat")
 

@@ -2,11 +2,14 @@
 
 It could not be run on the machine it was written on, which has no GPU: there its arguments and shapes are tested with a
 stand-in for gsplat, and ``tests/gpu`` compares its images with the CPU backend wherever a CUDA device exists. Only keyword
-arguments that gsplat 1.5.3 and 1.6 share are used.
+arguments of `rasterization` that gsplat 1.5.3 and 1.6 share are used; `spherical_harmonics` was read in 1.5.3 only.
+
+Nothing here waits for the device. What is left is inside gsplat: it reads the number of (Gaussian, tile) pairs once per call.
 """
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -30,18 +33,46 @@ def _gsplat() -> Any:
     return gsplat
 
 
+def gsplat_is_installed() -> bool:
+    """Whether gsplat can be found; it is not imported."""
+    return find_spec("gsplat") is not None
+
+
 def _finite(gaussians: Gaussians) -> Tensor:
     """[N] bool: gsplat does not skip a Gaussian with a non-finite parameter, and one of them can spoil a whole image."""
     flat = torch.cat([t.detach().unsqueeze(-1).flatten(1) for t in gaussians.tensors().values()], 1)
     return flat.isfinite().all(1) & (gaussians.quats.detach().norm(dim=-1) > 0)
 
 
-def _empty(gaussians: Gaussians, cameras: Cameras, features: Tensor | None, dropped: int) -> RenderOutput:
+def _neutral(gaussians: Gaussians, finite: Tensor) -> Gaussians:
+    """The same with every Gaussian that is not finite made an empty one, which gsplat skips; its gradients are zero.
+
+    Leaving them out would need their number on the host. The values are replaced before any function is applied to them,
+    because the gradient of a NaN that is masked afterwards is NaN.
+    """
+    instead = {"means": 0.0, "quats": 1.0, "log_scales": 0.0, "opacity_logits": -float("inf"), "sh": 0.0}
+    return Gaussians(**{
+        name: torch.where(finite.view(-1, *[1] * (tensor.ndim - 1)), tensor, instead[name])
+        for name, tensor in gaussians.tensors().items()
+    })
+
+
+def _colours(gsplat: Any, gaussians: Gaussians, cameras: Cameras, sh_degree: int) -> Tensor:
+    """[C, N, 3] colour of every Gaussian as each camera sees it.
+
+    gsplat would do the same, but with a matrix inverse that waits for the device to report singular matrices.
+    """
+    directions = gaussians.means[None] - cameras.centers[:, None]
+    coefficients = gaussians.sh[None].expand(len(cameras), -1, -1, -1)
+    return (gsplat.spherical_harmonics(sh_degree, directions, coefficients) + 0.5).clamp_min(0)
+
+
+def _empty(gaussians: Gaussians, cameras: Cameras, features: Tensor | None) -> RenderOutput:
     shape = (len(cameras), cameras.height, cameras.width)
     new = gaussians.means.new_zeros
     image = None if features is None else new(*shape, features.shape[1])
     visible = torch.zeros(len(cameras), len(gaussians), dtype=torch.bool, device=gaussians.device)
-    return RenderOutput(new(*shape, 3), new(*shape, 1), new(*shape, 1), image, "gsplat", visible, dropped)
+    return RenderOutput(new(*shape, 3), new(*shape, 1), new(*shape, 1), image, "gsplat", visible)
 
 
 def _reached(meta: dict[str, Any], num_cameras: int, count: int, device: torch.device) -> Tensor:
@@ -65,37 +96,29 @@ def render_gsplat(
 ) -> RenderOutput:
     """Render without background; arguments are validated by `ltgs.render.render`.
 
+    Colours, depth and features are channels of one rasterisation. `num_dropped` is a tensor on the device.
+
     Raises:
         MissingDependency: gsplat cannot be imported.
-
-    Convention: features are rendered by a second call without spherical harmonics, so they cost a second rasterisation.
     """
     gsplat = _gsplat()
+    if len(gaussians) == 0 or len(cameras) == 0:
+        return _empty(gaussians, cameras, features)
     finite = _finite(gaussians)
-    kept, dropped = gaussians, int((~finite).sum())
-    if dropped:
-        kept = Gaussians(**{name: tensor[finite] for name, tensor in gaussians.tensors().items()})
-    if len(kept) == 0 or len(cameras) == 0:
-        return _empty(gaussians, cameras, features, dropped)
-    common = {
-        "means": kept.means, "quats": torch.nn.functional.normalize(kept.quats, dim=-1), "scales": kept.scales,
-        "opacities": kept.opacities, "viewmats": cameras.cam_from_world, "Ks": cameras.K, "width": cameras.width,
-        "height": cameras.height, "near_plane": near, "far_plane": far, "packed": False, "eps2d": BLUR,
-        "rasterize_mode": "antialiased" if antialiased else "classic",
-    }  # fmt: skip
+    kept = _neutral(gaussians, finite)
+    channels = _colours(gsplat, kept, cameras, sh_degree)
+    if features is not None:
+        clean = torch.where(finite[:, None], features, 0.0)
+        channels = torch.cat([channels, clean[None].expand(len(cameras), -1, -1)], -1)
     image, alpha, meta = gsplat.rasterization(
-        colors=kept.sh, sh_degree=sh_degree, render_mode="RGB+ED" if with_depth else "RGB", **common
+        means=kept.means, quats=torch.nn.functional.normalize(kept.quats, dim=-1), scales=kept.scales, opacities=kept.opacities,
+        colors=channels, sh_degree=None, viewmats=cameras.cam_from_world, Ks=cameras.K, width=cameras.width,
+        height=cameras.height, near_plane=near, far_plane=far, packed=False, eps2d=BLUR,
+        render_mode="RGB+ED" if with_depth else "RGB", rasterize_mode="antialiased" if antialiased else "classic",
     )
     depth = torch.zeros_like(alpha)
     if with_depth:
-        depth = torch.where(alpha > 0, image[..., 3:4], depth)
-    extra = None
-    if features is not None:
-        extra = image.new_zeros(*image.shape[:3], 0)
-        if features.shape[1]:
-            colors = features[finite] if dropped else features
-            extra = gsplat.rasterization(colors=colors, sh_degree=None, render_mode="RGB", **common)[0]
-    visible = torch.zeros(len(cameras), len(gaussians), dtype=torch.bool, device=gaussians.device)
-    visible[:, finite] = _reached(meta, len(cameras), len(kept), gaussians.device)
-    stats = {"num_visible": int(visible.sum())}
-    return RenderOutput(image[..., :3], alpha, depth, extra, "gsplat", visible, dropped, stats)
+        depth = torch.where(alpha > 0, image[..., -1:], depth)
+    extra = None if features is None else image[..., 3 : 3 + features.shape[1]]
+    visible = _reached(meta, len(cameras), len(gaussians), gaussians.device) & finite
+    return RenderOutput(image[..., :3], alpha, depth, extra, "gsplat", visible, (~finite).sum())

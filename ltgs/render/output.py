@@ -23,7 +23,9 @@ class RenderOutput:
     """Which renderer made it: "cpu", "reference" or "gsplat"."""
     visible: Tensor
     """[C, N] bool: the Gaussian's footprint, occluded or not, reaches a pixel (its bounding test, for gsplat)."""
-    num_dropped: int = 0
-    """Gaussians left out because a parameter is not finite or the projection overflows; the maximum over the cameras."""
+    num_dropped: int | Tensor = 0
+    """Gaussians left out because a parameter is not finite or the projection overflows; the maximum over the cameras. From
+    gsplat it is a scalar tensor on the device, because reading it waits for the device."""
     stats: dict[str, int] = field(default_factory=dict)
-    """Sums over the cameras: num_visible, num_entries (Gaussian-tile pairs), num_pairs (evaluated Gaussian-pixel pairs)."""
+    """Sums over the cameras: num_visible, num_entries (Gaussian-tile pairs), num_pairs (evaluated Gaussian-pixel pairs); empty
+    for gsplat."""

@@ -146,23 +146,48 @@ def measure_tile_loop(count: int, width: int, height: int) -> float:
     return 1e3 * cpu_seconds(lambda: tile_loop(leaf, cameras, 0).backward(upstream), 1)[0]
 
 
+def bare_gsplat(leaf: Gaussians, cameras: Cameras, upstream: Tensor) -> None:
+    """The same step as plain gsplat calls, to see what our contract around them costs."""
+    import gsplat
+
+    image = gsplat.rasterization(
+        means=leaf.means, quats=leaf.quats, scales=leaf.scales, opacities=leaf.opacities, colors=leaf.sh, sh_degree=leaf.sh_degree,
+        viewmats=cameras.cam_from_world, Ks=cameras.K, width=cameras.width, height=cameras.height, packed=False,
+    )[0]  # fmt: skip
+    image.backward(upstream)
+
+
+def device_ms(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median milliseconds on the CUDA device of several pieces of work that take turns, after three warm-ups each."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(repeats + 3):
+        for name, work in works.items():
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            work()
+            end.record()
+            torch.cuda.synchronize()
+            if turn >= 3:
+                times[name].append(start.elapsed_time(end))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
 def measure_gsplat(repeats: int = 20) -> dict[str, Any]:
-    """Device milliseconds of the CUDA backend for the same cases, or the reason why there are none."""
+    """Device milliseconds of the CUDA backend beside bare gsplat for the same cases, or the reason why there are none."""
     if not torch.cuda.is_available():
         return {"skipped": "torch sees no CUDA device"}
     cases = []
     for count, degree, width, height in CASES:
-        leaf = leaves(Gaussians(**{k: v.cuda() for k, v in room(count, degree).tensors().items()}))
-        camera, upstream = inside_camera(width, height), _noise(1, height, width, 3).cuda()
-        cameras, times = Cameras(camera.K.cuda(), camera.cam_from_world.cuda(), width, height), []
-        for _ in range(repeats + 3):
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            render(leaf, cameras, backend="gsplat", with_depth=False).rgb.backward(upstream)
-            end.record()
-            torch.cuda.synchronize()
-            times.append(start.elapsed_time(end))
-        cases.append({"gaussians": count, "width": width, "height": height, "forward_backward_ms": statistics.median(times[3:])})
+        leaf = leaves(room(count, degree).to("cuda"))
+        cameras, upstream = inside_camera(width, height).to("cuda"), _noise(1, height, width, 3).cuda()
+        times = device_ms({
+            "ours": lambda: render(leaf, cameras, backend="gsplat", with_depth=False).rgb.backward(upstream),  # noqa: B023
+            "bare": lambda: bare_gsplat(leaf, cameras, upstream),  # noqa: B023
+        }, repeats)  # fmt: skip
+        cases.append({
+            "gaussians": count, "sh_degree": degree, "width": width, "height": height, "forward_backward_ms": times["ours"],
+            "bare_gsplat_ms": times["bare"], "ratio": times["ours"] / times["bare"],
+        })  # fmt: skip
     return {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "gsplat": _version("gsplat"), "cases": cases}
 
 

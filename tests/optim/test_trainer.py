@@ -17,7 +17,8 @@ from ltgs.optim.trainer import MAX_BOOST, TrainConfig, WarmStart, rate_factors, 
 from ltgs.render import render
 
 CONFIG = TrainConfig(
-    steps=60, cap=900, sh_degree=1, half_resolution_share=0.17, growth=GrowthConfig(every=10, start=10), stop_window=1000
+    steps=60, cap=900, sh_degree=1, half_resolution_share=0.17, growth=GrowthConfig(every=10, start=10), stop_window=1000,
+    device="cpu",
 )
 
 

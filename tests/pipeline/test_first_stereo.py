@@ -71,7 +71,7 @@ def test_training_gets_what_was_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_p
         given.update(photos=photos, xyz=xyz, rgb=rgb)
         return "trained"
 
-    monkeypatch.setattr(stages, "train", train)
+    monkeypatch.setattr(stages, "train_together", train)
     sparse = sparse_points()
     points = SparsePoints(sparse, np.full(sparse.shape, 100, np.uint8), np.zeros(len(sparse)), np.full(len(sparse), 2))
     result: Any = SimpleNamespace(points=points)

@@ -13,17 +13,18 @@ from torch import Tensor
 
 from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
+from ltgs.optim.distributed import ALONE, Group, current_group
 from ltgs.render import render
 from tests.render.scenes import as_float32, random_cameras, random_gaussians
 
 CAMERAS = 4
 
 
-def gradients(first: int, step: int) -> dict[str, Tensor]:
-    """Sum over every step-th camera from `first`, one backward pass each, as a training step with several views."""
+def gradients(group: Group) -> dict[str, Tensor]:
+    """Sum over the cameras of a process, one backward pass each, as a training step with several views."""
     gaussians, cameras = as_float32(random_gaussians(2, 300, 2), random_cameras(2, CAMERAS))
     leaves = {k: v.clone().requires_grad_() for k, v in gaussians.tensors().items()}
-    for c in range(first, CAMERAS, step):
+    for c in group.share(range(CAMERAS)):
         one = Cameras(cameras.K[c : c + 1], cameras.cam_from_world[c : c + 1], cameras.width, cameras.height)
         render(Gaussians(**leaves), one, backend="cpu").rgb.square().mean().backward()
     return {k: v.grad for k, v in leaves.items() if v.grad is not None}
@@ -33,9 +34,8 @@ def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(seconds=120))
     try:
-        grads = gradients(rank, 2)
-        for name in sorted(grads):
-            dist.all_reduce(grads[name])
+        grads = gradients(Group(rank, 2))
+        current_group().add_up(list(grads.values()))
         np.savez(Path(folder) / f"{rank}.npz", **{k: v.numpy() for k, v in grads.items()})
     finally:
         dist.destroy_process_group()
@@ -43,7 +43,7 @@ def worker(rank: int, folder: str) -> None:
 
 def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
     mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
-    want = gradients(0, 1)
+    want = gradients(ALONE)
     both = [np.load(tmp_path / f"{rank}.npz", allow_pickle=False) for rank in range(2)]
     assert len(want) == 5
     for name, gradient in want.items():
