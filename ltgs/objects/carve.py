@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ from ltgs.objects.templates import complete_members
 
 log = logging.getLogger("ltgs.objects")
 Array = NDArray[np.float64]
+TOO_FEW = "too few pixels"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class CarveConfig:
     """Most candidate sets tried per pass, those with most changed pixels first."""
     min_footprint: float = 8e-4
     """Smallest set that counts as an object: altered pixels of all views together relative to the image area."""
+    piece_factor: float = 0.3
+    """A piece of an object that stood there may be this much smaller."""
     single_view_factor: float = 4.0
     """A set that only one photo shows must be this much larger."""
     explained: float = 0.22
@@ -115,6 +118,7 @@ def find_vacated(
     veto: Callable[[Tensor], str] | None = None,
     displaced: Callable[[Tensor], bool] | None = None,
     whole: Callable[[Tensor], bool] | None = None,
+    piece: Callable[[Tensor], bool] | None = None,
     refused: list[Tensor] | None = None,
     record: DecisionRecorder | None = None,
 ) -> tuple[list[VacatedSet], list[ComparedView]]:
@@ -126,6 +130,7 @@ def find_vacated(
         veto: [M] members of a set that the captures prove gone to a reason why it stays nevertheless, or an empty text.
         displaced: whether something else stands now where these members [M] were; then the captures, which show that other
             thing, need not fit better without them.
+        piece: whether these members [M] can only be a piece of an object that stood there; it may be small.
         whole: whether these members [M] hold all of a stored object. What the captures contradict all over has left.
         refused: gets the members of sets that could not be proven.
         record: is told of every set that was tried.
@@ -163,6 +168,8 @@ def find_vacated(
                 refusal, note = "", "something else stands there now"
             if refusal and whole is not None and benefit.contradicts(config, views[0].mask.size) and whole(gone):
                 refusal, note = "", "the photos contradict all of it"
+            if refusal == TOO_FEW and piece is not None and piece(gone):
+                refusal = benefit.refusal(replace(config, min_footprint=config.piece_factor * config.min_footprint), views[0].mask.size)
             if not refusal and veto is not None:
                 refusal = veto(gone)
             if record is not None:
@@ -237,7 +244,7 @@ class RemovalBenefit:
         """Why the captures do not prove that the set has left; empty if they do."""
         smallest = config.min_footprint * (1.0 if self.num_views > 1 else config.single_view_factor)
         if self.altered_px < smallest * image_px:
-            return "too few pixels"
+            return TOO_FEW
         if self.holes > (config.max_holes if self.num_views > 1 else config.max_holes_outline):
             return "leaves mostly holes, which prove nothing"
         if self.outline >= config.outline and self.num_views > 1 and self.holes <= config.max_holes_outline:

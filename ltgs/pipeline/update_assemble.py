@@ -39,7 +39,7 @@ class Decisions:
     record: DecisionRecorder | None = None
     """Is told the ids of new objects."""
     remains: Sequence[tuple[int, Cutting]] = ()
-    """Pieces of objects, by id, that go now without having been cut out with them."""
+    """Pieces that go now, by the id of the object or surface which they belong to: they were not cut out with it, or were wrong."""
 
 
 def assemble(
@@ -94,7 +94,10 @@ class _Assembly:
             self.templates[k] = Template(
                 k, "surface", cut.gaussians, 0, members=cut.members, surface_parts=self._cut_out(cut), footing_of=owner
             )
-            tracks[k] = ObjectTrack.start(k, self.time - 1, np.eye(4), before=Presence.PRESENT)
+            # Part of a surface is shown as long as that was.
+            whole = tracks.get(owner) if owner in cut.surface_rows else None
+            start = ObjectTrack.start(k, self.time - 1, np.eye(4), before=Presence.PRESENT)
+            tracks[k] = start if whole is None else replace(whole, object_id=k)
         for surface, parts in self.cut.items():
             gaussians = self.templates[surface].gaussians
             stays = torch.ones(len(gaussians), dtype=torch.bool)

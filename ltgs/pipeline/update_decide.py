@@ -215,7 +215,9 @@ class Decider:
             template = self.visit.old.templates[k]
             if k not in known and template.kind == "object" and track.presence[-1] == Presence.PRESENT:
                 radius = template_radius(template.gaussians)
-                standing.append((k, track.last_pose()[:3, 3], 1.2 * radius, 0.5 * radius))
+                # Of what one visit has built and none has turned since, the other sides are wrong altogether.
+                turned = template.created_at == 0 or not np.array_equal(track.last_pose(), track.world_from_object[template.created_at])
+                standing.append((k, track.last_pose()[:3, 3], 1.2 * radius, (0.5 if turned else 0.75) * radius))
         apart = []
         for instance in instances:
             owner = owner_of(instance, standing, self.visit.config.own_radius)
@@ -277,6 +279,7 @@ class Decider:
         found, after = find_vacated(
             everything, views, lift=self.visit.lift, compare=compare_kept, config=carve, fixed=fixed, record=self.visit.record,
             also=[*stored, *(m for m in still_kept if displaced(m))], displaced=displaced, refused=refused,
+            piece=lambda members: bool(self._piece_of(index[members])),
             whole=lambda members: bool(stored) and any(bool(torch.isin(m, members).all()) for m in stored),
             veto=lambda members: self._never_was(index[members]),
         )
@@ -320,11 +323,12 @@ class Decider:
                 if share > 0.4 and object_id not in known and self.visit.old.templates[object_id].kind == "object":
                     known[object_id] = self._stored(object_id, left=True)
             still = vacated.members[(owners == BACKGROUND_ID) | torch.isin(owners, torch.tensor(surfaces, dtype=owners.dtype))]
-            if len(still) >= max(8, 0.5 * len(vacated.members)):
-                owner = remains_of(self.visit.gaussians.means[still].double().numpy(), self.visit.old, self.visit.config.proof)
-                if owner:
-                    self.remains.append((owner, self._cutting(still, surfaces)))
-                    continue
+            if len(still) < max(8, 0.5 * len(vacated.members)):
+                continue
+            owner = self._piece_of(still) or self._patch_of(still, surfaces)
+            if owner:
+                self.remains.append((owner, self._cutting(still, surfaces)))
+            else:
                 beneath = self._in_support(still, views)
                 own, footing = self._cutting(still[~beneath], surfaces), self._cutting(still[beneath], surfaces)
                 template, pose = framed(own.gaussians)
@@ -336,6 +340,15 @@ class Decider:
             absent = track.presence[-1] == Presence.ABSENT
             if absent and object_id not in known and self.visit.old.templates[object_id].kind == "object":
                 known[object_id] = self._stored(object_id, left=False)
+
+    def _piece_of(self, members: Tensor) -> int:
+        """The object that a set can only be a piece of, 0 if none."""
+        return remains_of(self.visit.gaussians.means[members].double().numpy(), self.visit.old, self.visit.config.proof)
+
+    def _patch_of(self, members: Tensor, surfaces: Sequence[int]) -> int:
+        """The surface that most of a set belongs to, 0 if none: a patch of it was wrong, but no thing has left."""
+        shares = {k: float((self.visit.ids[members] == k).float().mean()) for k in surfaces}
+        return max(shares, key=shares.__getitem__) if sum(shares.values()) > 0.5 else 0
 
     def _in_support(self, members: Tensor, views: Sequence[ComparedView]) -> Tensor:
         """[M] bool: which members of a set belong to what the thing stood on, in its shadow."""

@@ -57,6 +57,10 @@ class ReviewConfig:
     A phantom of the visual hull, where the outlines of unrelated changes meet, explains one photo and spoils another."""
     new_least: float = 0.2
     """The same in each photo that shows it well."""
+    patch_mean: float = 0.15
+    """From here on a new object that fails is kept as a patch of the static scene; below it is dropped altogether."""
+    patch_least: float = 0.1
+    """The same in each photo that shows it well: what spoils one photo would be seen from everywhere."""
     known_mean: float = 0.2
     """Mean of a known object at its new place; its pose may be a little wrong, which costs most in one photo."""
     shows: float = 0.15

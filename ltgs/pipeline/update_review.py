@@ -19,8 +19,8 @@ log = logging.getLogger("ltgs.pipeline")
 def review(chronology: Chronology, visit: VisitCaptures, record: DecisionRecorder) -> Chronology:
     """The chronology without those arrivals of its last time that the photos do not need.
 
-    A new object that fails becomes a surface: the pictures keep what it brought, but nothing has appeared. A known object that
-    fails was not found.
+    A new object that fails becomes a surface, if the pictures gain by what it brought, or nothing at all: nothing has appeared. A
+    known object that fails was not found.
     """
     config, state = visit.config.review, chronology.state_at(visit.time)
     expected = visit.expected_of(chronology, state.object_ids)
@@ -36,7 +36,8 @@ def review(chronology: Chronology, visit: VisitCaptures, record: DecisionRecorde
         if gain is None:
             continue
         if event.kind == "appeared" and (gain[0] < config.new_mean or gain[1] < config.new_least):
-            chronology = _as_surface(chronology, event.object_id)
+            patch = gain[0] >= config.patch_mean and gain[1] >= config.patch_least
+            chronology = (_as_surface if patch else _dropped)(chronology, event.object_id)
             reason = "fitted to the photos it explains too little of them"
         elif event.kind != "appeared" and gain[0] < config.known_mean:
             chronology = _not_found(chronology, event.object_id)
@@ -56,6 +57,15 @@ def _as_surface(chronology: Chronology, object_id: int) -> Chronology:
     return replace(
         chronology, templates={**chronology.templates, object_id: surface},
         tracks={**chronology.tracks, object_id: ObjectTrack.start(object_id, time, np.eye(4))},
+        events=tuple(e for e in chronology.events if e.object_id != object_id),
+    )
+
+
+def _dropped(chronology: Chronology, object_id: int) -> Chronology:
+    """The chronology without an object of the last time; its id stays taken."""
+    return replace(
+        chronology, templates={k: t for k, t in chronology.templates.items() if k != object_id},
+        tracks={k: t for k, t in chronology.tracks.items() if k != object_id}, retired=max(chronology.retired, object_id),
         events=tuple(e for e in chronology.events if e.object_id != object_id),
     )
 

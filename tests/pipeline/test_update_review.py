@@ -10,6 +10,7 @@ import torch
 from test_update import CONFIG, FIRST, FLOOR, advance, at, box, shots
 
 from ltgs.core.chronology import Appearance, Chronology, Event, ObjectTrack, Presence, Template
+from ltgs.core.decisions import DecisionRecorder
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.progress import silent
 from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
@@ -56,17 +57,27 @@ def test_what_the_photos_show_is_needed(start: Scene, visit: VisitCaptures) -> N
     assert review(chronology, visit, visit.record) is chronology
 
 
-def test_a_phantom_becomes_a_surface_and_nothing_has_appeared(start: Scene, visit: VisitCaptures) -> None:
+@pytest.mark.parametrize("patch", [False, True])
+def test_a_phantom_is_dropped_or_becomes_a_surface(
+    start: Scene, visit: VisitCaptures, patch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if patch:
+        monkeypatch.setattr(visit, "config", replace(visit.config, review=ReviewConfig(patch_mean=-1, patch_least=-1)))
+    visit.record = DecisionRecorder([s.camera for s in visit.shots])
     content = HullInstance(THING.means.double().numpy(), tuple(np.ones(s.photo.shape[:2], bool) for s in visit.shots), 3)
     visit.record.verdict(content, "new", 1)
     out = review(arrived(start, "appeared", make_rigid(np.eye(3), np.array([-0.5, 0.4, 0.0]))), visit, visit.record)
-    assert out.events == () and out.templates[1].kind == "surface"
-    assert out.tracks[1].presence.tolist() == [Presence.ABSENT, Presence.PRESENT]
-    np.testing.assert_array_equal(out.tracks[1].world_from_object[1], np.eye(4))
-    np.testing.assert_allclose(out.templates[1].gaussians.means, at(THING, -0.5, 0.4).means, atol=1e-6)
+    assert out.events == ()
     (verdict,) = visit.record.finish(out, 1).instances
     assert verdict.verdict == "dropped" and "explains too little" in verdict.reason
     assert any("object 1" in line for line in visit.undecided)
+    if not patch:
+        assert not out.templates and not out.tracks and out.next_id == 2, "its id is not given again"
+        return
+    assert out.templates[1].kind == "surface"
+    assert out.tracks[1].presence.tolist() == [Presence.ABSENT, Presence.PRESENT]
+    np.testing.assert_array_equal(out.tracks[1].world_from_object[1], np.eye(4))
+    np.testing.assert_allclose(out.templates[1].gaussians.means, at(THING, -0.5, 0.4).means, atol=1e-6)
 
 
 @pytest.mark.parametrize(("kind", "events"), [("moved", ["removed"]), ("returned", [])])
