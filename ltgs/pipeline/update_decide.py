@@ -346,8 +346,12 @@ class Decider:
         return remains_of(self.visit.gaussians.means[members].double().numpy(), self.visit.old, self.visit.config.proof)
 
     def _patch_of(self, members: Tensor, surfaces: Sequence[int]) -> int:
-        """The surface that most of a set belongs to, 0 if none: a patch of it was wrong, but no thing has left."""
-        shares = {k: float((self.visit.ids[members] == k).float().mean()) for k in surfaces}
+        """The surface that most of a set belongs to, 0 if none: a patch of it was wrong, but no thing has left.
+
+        A surface that completes what the first visit hardly saw is shown from then on, and holds things as the background does.
+        """
+        late = [k for k in surfaces if self.visit.old.tracks[k].presence[0] == Presence.ABSENT]
+        shares = {k: float((self.visit.ids[members] == k).float().mean()) for k in late}
         return max(shares, key=shares.__getitem__) if sum(shares.values()) > 0.5 else 0
 
     def _in_support(self, members: Tensor, views: Sequence[ComparedView]) -> Tensor:

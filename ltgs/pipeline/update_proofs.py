@@ -44,6 +44,8 @@ class ProofConfig:
     """Share of a set's Gaussians that must coincide with an object for the set to be a piece of it."""
     touching: float = 0.15
     """They coincide if this close to one of the object's Gaussians, in units of its radius."""
+    speck: float = 0.35
+    """Size, relative to a standing object's radius, up to which what lies within that radius is an error of its outline."""
     remains_size: float = 0.8
     """Largest piece, radius relative to the object's."""
 
@@ -112,12 +114,14 @@ def existed(
 def remains_of(points: Array, chronology: Chronology, config: ProofConfig) -> int:
     """The object that something which was there at all times can only be a piece of; 0 = none.
 
-    Two things are never in one place: what coincides with an object where that once stood was not cut out with it.
+    Two things are never in one place: what coincides with an object where that once stood was not cut out with it. And what is
+    small and touches an object where it stands is an error of its outline.
 
     Args:
         points: [M, 3] centres of its Gaussians.
     """
-    reach = float(np.quantile(np.linalg.norm(points - np.median(points, axis=0), axis=1), 0.9))
+    centre = np.median(points, axis=0)
+    reach = float(np.quantile(np.linalg.norm(points - centre, axis=1), 0.9))
     best, owner = config.remains, 0
     for k, track in chronology.tracks.items():
         template = chronology.templates[k]
@@ -130,6 +134,9 @@ def remains_of(points: Array, chronology: Chronology, config: ProofConfig) -> in
             near = tree.query((points - pose[:3, 3]) @ pose[:3, :3])[0] <= config.touching * radius
             if near.mean() >= best:
                 best, owner = float(near.mean()), k
+        stands = track.presence[-1] == Presence.PRESENT
+        if not owner and stands and reach <= config.speck * radius and np.linalg.norm(centre - track.last_pose()[:3, 3]) <= radius:
+            owner = k
     return owner
 
 

@@ -44,6 +44,9 @@ def test_what_coincides_with_an_object_where_it_once_stood_is_a_piece_of_it(chro
     assert remains_of(piece + THERE, chronology, CONFIG) == 1
     assert remains_of(piece, chronology, CONFIG) == 1, "also where it stands now"
     assert remains_of(piece + [0.0, -1.0, 0.0], chronology, CONFIG) == 0
+    speck = RNG.uniform(-0.05, 0.05, (30, 3)) + [0.28, 0, 0]
+    assert remains_of(speck, chronology, CONFIG) == 1, "small, and touches it where it stands"
+    assert remains_of(speck + THERE, chronology, CONFIG) == remains_of(speck + [0.2, 0, 0], chronology, CONFIG) == 0
     assert remains_of(piece + THERE + [0.3, 0, 0], chronology, CONFIG) == 0, "beside it stands something else"
     assert remains_of(RNG.uniform(-0.4, 0.4, (300, 3)) + THERE, chronology, CONFIG) == 0, "larger than itself"
     gone = replace(chronology.tracks[1], presence=np.zeros(2, np.uint8))
