@@ -27,7 +27,7 @@ from ltgs.objects.templates import framed
 from ltgs.pipeline.update_assemble import Decisions
 from ltgs.pipeline.update_captures import VisitCaptures
 from ltgs.pipeline.update_parts import Cutting, KnownObject, owner_of
-from ltgs.pipeline.update_proofs import existed, remains_of, share_inside
+from ltgs.pipeline.update_proofs import existed, remains_of, share_inside, stood_before
 from ltgs.pipeline.update_residuals import UNSURE
 
 log = logging.getLogger("ltgs.pipeline")
@@ -157,14 +157,16 @@ class Decider:
         return out
 
     def _new_for_sure(self, instances: Sequence[HullInstance], views: Sequence[ComparedView]) -> list[HullInstance]:
-        """Instances that are no known object in another light, and stand where the first visit's photos looked through."""
+        """Instances that are no known object in another light, and stand where the first visit's photos looked through, or where
+        an object stood that has left since."""
         instances = [i for i in instances if not self._relit(i, views)]
         if not self.visit.replay or not instances:
             return instances
         new = []
         for instance in instances:
             points = instance.points[self.visit.rng.permutation(len(instance.points))[:400]]
-            if np.median(self.visit.looked_through(points)) >= self.visit.config.looked_through:
+            empty = self.visit.looked_through(points) >= self.visit.config.looked_through
+            if np.mean(empty | stood_before(points, self.visit.old)) >= 0.5:
                 new.append(instance)
             else:
                 self.visit.record.verdict(instance, "newly seen", reason="no earlier photo had looked through its place")

@@ -140,15 +140,35 @@ def remains_of(points: Array, chronology: Chronology, config: ProofConfig) -> in
     return owner
 
 
+def stood_before(points: Array, chronology: Chronology) -> NDArray[np.bool_]:
+    """[M] which points [M, 3] lie within an object that once stood there and no longer does: the place is empty since then."""
+    inside = np.zeros(len(points), bool)
+    for k, track in chronology.tracks.items():
+        template = chronology.templates[k]
+        if template.kind != "object" or len(template.gaussians) < 8:
+            continue
+        stood = np.unique(track.world_from_object[track.presence == Presence.PRESENT], axis=0)
+        there = track.last_pose() if track.presence[-1] != Presence.ABSENT else None
+        for pose in stood:
+            if there is None or not np.array_equal(pose, there):
+                inside |= _in_box(points, template.gaussians, pose, 1.0)
+    return inside
+
+
 def share_inside(points: Array, template: Gaussians, world_from_object: Array, config: ProofConfig) -> float:
     """Share of points [M, 3] within the solid box of a placed object."""
     if len(points) == 0 or len(template) < 8:
         return 0.0
+    return float(_in_box(points, template, world_from_object, config.solid).mean())
+
+
+def _in_box(points: Array, template: Gaussians, world_from_object: Array, factor: float) -> NDArray[np.bool_]:
+    """[M] which points [M, 3] lie in the box of a placed object, scaled by a factor."""
     means = template.means.double().numpy()
     low, high = np.quantile(means, 0.05, axis=0), np.quantile(means, 0.95, axis=0)
-    middle, half = (low + high) / 2, config.solid * (high - low) / 2
+    middle, half = (low + high) / 2, factor * (high - low) / 2
     local = (points - world_from_object[:3, 3]) @ world_from_object[:3, :3]
-    return float(np.all(np.abs(local - middle) <= half, axis=1).mean())
+    return np.all(np.abs(local - middle) <= half, axis=1)
 
 
 def needed(without: Sequence[ComparedView], views: Sequence[ComparedView], config: ReviewConfig) -> tuple[float, float] | None:

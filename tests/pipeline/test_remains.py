@@ -15,7 +15,7 @@ from ltgs.core.se3 import make_rigid
 from ltgs.objects.templates import BuildConfig
 from ltgs.pipeline.update_assemble import Decisions, assemble
 from ltgs.pipeline.update_parts import Cutting
-from ltgs.pipeline.update_proofs import ProofConfig, remains_of
+from ltgs.pipeline.update_proofs import ProofConfig, remains_of, stood_before
 
 RNG = np.random.default_rng(0)
 CONFIG = ProofConfig()
@@ -51,6 +51,18 @@ def test_what_coincides_with_an_object_where_it_once_stood_is_a_piece_of_it(chro
     assert remains_of(RNG.uniform(-0.4, 0.4, (300, 3)) + THERE, chronology, CONFIG) == 0, "larger than itself"
     gone = replace(chronology.tracks[1], presence=np.zeros(2, np.uint8))
     assert remains_of(piece + THERE, replace(chronology, tracks={1: gone, 2: chronology.tracks[2]}), CONFIG) == 0
+
+
+def test_where_an_object_stood_the_place_is_empty_since_it_left(chronology: Chronology) -> None:
+    inside = RNG.uniform(-0.1, 0.1, (20, 3))
+    assert stood_before(inside + THERE, chronology).all()
+    assert not stood_before(inside, chronology).any(), "it stands there now"
+    assert not stood_before(inside + THERE + [0.4, 0, 0], chronology).any()
+    absent = chronology.tracks[1].extended(Presence.ABSENT)
+    later = replace(
+        chronology, appearance=(Appearance(),) * 3, tracks={1: absent, 2: chronology.tracks[2].extended(Presence.PRESENT)}
+    )
+    assert stood_before(inside, later).all()
 
 
 def assembled(chronology: Chronology, remains: list[tuple[int, Cutting]]) -> Chronology:
