@@ -50,6 +50,8 @@ class AssociateConfig:
     """Likeness of the colours (see `objects.palette`) from which less must be explained, and from which that much less."""
     unlike: float = 0.68
     """A pair whose colours are less alike is not tried."""
+    min_gain_unlike: float = 0.34
+    """What a pair of that likeness must explain; it falls to `min_gain` where they are alike."""
     likeness_weight: float = 0.5
     """A likeness of 0.1 more counts like so many tenths of the cost explained more."""
     sweep_slack: float = 0.12
@@ -168,7 +170,8 @@ def _needed(alike: float | None, config: AssociateConfig) -> float:
     """The gain that a pair must reach."""
     if alike is None:
         return config.min_gain
-    return float(np.interp(alike, config.alike, (config.min_gain, config.min_gain_alike)))
+    steps = (config.unlike, *config.alike)
+    return float(np.interp(alike, steps, (config.min_gain_unlike, config.min_gain, config.min_gain_alike)))
 
 
 def _assign(values: Array, instances: Sequence[HullInstance], config: AssociateConfig) -> list[tuple[int, int]]:

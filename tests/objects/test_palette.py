@@ -61,7 +61,8 @@ def test_content_is_compared_in_the_light_of_the_scene() -> None:
 
 def test_a_pair_of_like_colours_needs_to_explain_less() -> None:
     config = AssociateConfig()
-    assert _needed(None, config) == _needed(0.7, config) == config.min_gain
+    assert _needed(None, config) == _needed(0.8, config) == config.min_gain
+    assert config.min_gain < _needed(0.75, config) < _needed(0.7, config) < config.min_gain_unlike
     assert config.min_gain_alike < _needed(0.85, config) < config.min_gain and _needed(0.95, config) == config.min_gain_alike
 
 
