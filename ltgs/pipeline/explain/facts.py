@@ -191,6 +191,8 @@ def _removal_sentence(test: RemovalTest) -> str:
         details.append(f"{percent(test.scores['explained'])} of the altered pixels then match")
     if "outline" in test.scores:
         details.append(f"they cover {percent(test.scores['outline'])} of the change they touch")
+    if "contradicted" in test.scores:
+        details.append(f"the photos contradict {percent(test.scores['contradicted'])} of what they show, or more")
     return f"{words}: {', and '.join(details)}. So it left." if details else f"{words}. So it left."
 
 
