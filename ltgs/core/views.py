@@ -41,8 +41,3 @@ class ComparedView:
         gain = self.gain[rows or slice(None), columns or slice(None)]
         matrix = self.colour_affine.astype(np.float32)
         return np.clip((rgb @ matrix[:, :3].T + matrix[:, 3]) * gain, 0, 1)
-
-    def unlit(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """[M, 3] the capture's colours inside a mask [H, W], brought to the light of the scene; not clipped."""
-        colours = self.photo[mask] / np.maximum(self.gain[mask], 0.1)
-        return (colours - self.colour_affine[:, 3]) @ np.linalg.pinv(self.colour_affine[:, :3]).T

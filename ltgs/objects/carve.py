@@ -255,13 +255,18 @@ class RemovalBenefit:
         return "" if proven else "its outline is not that of the change"
 
 
+def altered_pixels(one: ComparedView, other: ComparedView) -> NDArray[np.bool_]:
+    """[H, W] where two states of the scene, seen by the same photo, look different."""
+    return (np.abs(one.shown - other.shown).max(-1) > 0.03) | (np.abs(one.alpha - other.alpha) > 0.1)
+
+
 def removal_benefit(before: Sequence[ComparedView], after: Sequence[ComparedView]) -> RemovalBenefit:
     """Compare the captures with the state with and without a set."""
     explained, holes, covered, regions = 0.0, 0, 0, 0
     pixels: list[int] = []
     shows, wrong, right = [], [], 0
     for b, a in zip(before, after, strict=True):
-        altered = (np.abs(b.shown - a.shown).max(-1) > 0.03) | (np.abs(b.alpha - a.alpha) > 0.1)
+        altered = altered_pixels(b, a)
         shown = altered & (b.alpha > 0.5)
         shows.append(int(shown.sum()))
         wrong.append(int((shown & (b.score > 0.6)).sum()))

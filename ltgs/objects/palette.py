@@ -19,6 +19,7 @@ from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import template_radius
 from ltgs.objects.hull import HullInstance
+from ltgs.objects.templates import unlight
 from ltgs.render import render
 
 Array = NDArray[np.float64]
@@ -87,5 +88,7 @@ def _seen_from(template: Gaussians, center: Array, up: Array, backend: str) -> N
 
 def content_palette(instance: HullInstance, views: Sequence[ComparedView]) -> Array | None:
     """The palette of new content: the photos' colours inside its outlines, brought back to the scene's light."""
-    colours = [view.unlit(mask) for view, mask in zip(views, instance.pixels, strict=True) if mask.any()]
+    colours = [
+        unlight(view, view.photo[mask], *mask.nonzero()) for view, mask in zip(views, instance.pixels, strict=True) if mask.any()
+    ]
     return palette(np.concatenate(colours)) if colours else None

@@ -54,15 +54,15 @@ class GuideLoss:
             index: the photo; one with a guide.
             depth, alpha: [H, W] of the render, at the photo's size or smaller. Pixels that are not solid do not count.
         """
-        inverse, certainty = self._at_size(index, depth.shape[1], depth.shape[0])
-        weight = certainty.to(depth.device) * (alpha.detach() > 0.5)
+        inverse, certainty = self._at_size(index, depth.shape[1], depth.shape[0], depth.device)
+        weight = certainty * (alpha.detach() > 0.5)
         # Where the weight is 0 the depth may be 0; its inverse must not reach the gradient.
         shown = 1 / torch.where(weight > 0, depth, 1.0).clamp_min(1e-9)
-        wanted = torch.where(weight > 0, inverse.to(depth.device), shown.detach())
+        wanted = torch.where(weight > 0, inverse, shown.detach())
         off = F.huber_loss(shown / self.spread, wanted / self.spread, reduction="none", delta=TOLERANCE)
         return (weight * off).mean() / TOLERANCE
 
-    def _at_size(self, index: int, width: int, height: int) -> tuple[Tensor, Tensor]:
+    def _at_size(self, index: int, width: int, height: int, device: torch.device) -> tuple[Tensor, Tensor]:
         key = (index, width, height)
         if key not in self._maps:
             guide = self.guides[index]
@@ -70,5 +70,5 @@ class GuideLoss:
             # A mean over an edge lies on neither side, so pixels are picked.
             maps = [cv2.resize(m, (width, height), interpolation=cv2.INTER_NEAREST) for m in (guide.inverse, guide.certainty)]
             inverse, certainty = (torch.from_numpy(np.ascontiguousarray(m, np.float32)) for m in maps)
-            self._maps[key] = inverse, torch.where(torch.isfinite(inverse), certainty, 0.0)
+            self._maps[key] = inverse.to(device), torch.where(torch.isfinite(inverse), certainty, 0.0).to(device)
         return self._maps[key]

@@ -48,11 +48,14 @@ def expected_residual(
         (out.features[0] * channels).sum().backward()
         sums += probe.grad
         views += (probe.grad[:, 4] > MIN_WEIGHT).float()
-    weight = sums[:, 4]
-    total = weight.sum().clamp_min(1e-6)
-    overall = sums[:, :4].sum(0) / total
+    mean, variance = moments(sums)
+    return {"mean": mean, "variance": variance, "num_views": views, "weight": sums[:, 4]}
+
+
+def moments(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance [N, 2] of two cues from weighted sums [N, 5] of the cues, their squares and 1."""
+    overall = sums[:, :4].sum(0) / sums[:, 4].sum().clamp_min(1e-6)
     # One pixel's worth of the overall mean keeps rarely seen Gaussians from claiming to be perfectly known.
-    blended = (sums[:, :4] + overall) / (weight[:, None] + 1)
+    blended = (sums[:, :4] + overall) / (sums[:, 4:] + 1)
     mean = blended[:, :2]
-    variance = (blended[:, 2:] - mean.square()).clamp_min(1e-6)
-    return {"mean": mean, "variance": variance, "num_views": views, "weight": weight}
+    return mean, (blended[:, 2:] - mean.square()).clamp_min(1e-6)

@@ -110,7 +110,7 @@ class _Update:
         with self.visit.timed("refine"):
             chronology = self._refine(chronology, items, decisions.views)
         with self.visit.timed("review"):
-            chronology = review(chronology, self.visit, self.visit.record)
+            chronology = review(chronology, self.visit)
         with self.visit.timed("complete"):
             chronology = self._complete(chronology, self.visit.compare_final(chronology))
         chronology = with_residuals(chronology, self.visit.compare_final(chronology), backend=self.visit.backend)

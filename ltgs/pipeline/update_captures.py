@@ -56,6 +56,7 @@ class VisitCaptures:
         self.gaussians, self.ids = state.gaussians.detach(), state.object_ids
         self.expected = self.expected_of(self.old, self.ids)
         self.grounds: list[Ground] = []
+        self._final: tuple[Chronology, list[ComparedView]] | None = None
         self.first = self.old.state_at(0).gaussians.detach()
         self.earlier: dict[int, EarlierPhoto] = {}
         self.learned = Learned(config.learned, config.compare.evidence)
@@ -100,9 +101,11 @@ class VisitCaptures:
         return lift_to_gaussians(gaussians, cameras, images, regions=regions, backend=self.backend)
 
     def compare_final(self, chronology: Chronology) -> list[ComparedView]:
-        """The captures against the newest time of a chronology."""
-        final = chronology.state_at(self.time)
-        return self.compare(final.gaussians, self.expected_of(chronology, final.object_ids))
+        """The captures against the newest time of a chronology; of the one asked for last they are still at hand."""
+        if self._final is None or self._final[0] is not chronology:
+            final = chronology.state_at(self.time)
+            self._final = chronology, self.compare(final.gaussians, self.expected_of(chronology, final.object_ids))
+        return self._final[1]
 
     def before(self) -> list[ComparedView]:
         """The captures against the scene of the visit before; fits their light and asks the first visit's photos."""

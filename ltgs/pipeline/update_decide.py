@@ -282,7 +282,7 @@ class Decider:
             everything, views, lift=self.visit.lift, compare=compare_kept, config=carve, fixed=fixed, record=self.visit.record,
             also=[*stored, *(m for m in still_kept if displaced(m))], displaced=displaced, refused=refused,
             piece=lambda members: bool(self._piece_of(index[members])),
-            whole=lambda members: bool(stored) and any(bool(torch.isin(m, members).all()) for m in stored),
+            whole=lambda members: any(bool(torch.isin(m, members).all()) for m in stored),
             veto=lambda members: self._never_was(index[members]),
         )
         self.refused = [index[m] for m in refused]

@@ -17,6 +17,7 @@ from ltgs.core.chronology import Chronology, Presence
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import template_radius
+from ltgs.objects.carve import altered_pixels
 from ltgs.objects.hull import in_image, project
 from ltgs.render import render
 
@@ -182,8 +183,7 @@ def needed(without: Sequence[ComparedView], views: Sequence[ComparedView], confi
     """
     gains, counts = [], []
     for bare, view in zip(without, views, strict=True):
-        altered = (np.abs(bare.shown - view.shown).max(-1) > 0.03) | (np.abs(bare.alpha - view.alpha) > 0.1)
-        altered &= bare.alpha > 0.6
+        altered = altered_pixels(bare, view) & (bare.alpha > 0.6)
         counts.append(int(altered.sum()))
         gains.append(float((np.clip(bare.score, 0, 1) - np.clip(view.score, 0, 1))[altered].mean()) if altered.any() else 0.0)
     if not any(counts):

@@ -15,13 +15,12 @@ from ltgs.core.chronology import BACKGROUND_ID, Chronology
 from ltgs.core.scene import Scene
 from ltgs.core.views import ComparedView
 from ltgs.imaging.cues import residual_cues
+from ltgs.optim.residual import MIN_WEIGHT, moments
 
 UNSURE = torch.tensor([[0.04, 0.30, 0.04**2, 0.25**2]])
 """Mean and variance of the colour and structure residual expected of content that was built from few photos or moved."""
 UNMEASURED = torch.tensor([[0.015, 0.10, 0.01**2, 0.08**2]])
 """The same for background of a scene that was stored without residual statistics; typical of rooms/desk."""
-MIN_WEIGHT = 0.5
-"""Sum of alpha weights (pixels) above which a photo counts as seeing a Gaussian."""
 
 
 def expected_residuals(scene: Scene, chronology: Chronology, ids: Tensor, *, sure_views: float, template_doubt: float) -> Tensor:
@@ -37,15 +36,20 @@ def expected_residuals(scene: Scene, chronology: Chronology, ids: Tensor, *, sur
     out[ids == BACKGROUND_ID] = UNMEASURED
     data = scene.side_data.get("expected_residual")
     if data is not None:
-        share = (sure_views / data["num_views"].clamp_min(1)).clamp(max=1.0).square()[:, None]
+        share = _doubt(data["num_views"][:, None], sure_views)
         known = torch.cat([data["mean"], data["variance"]], 1)
         out[ids == BACKGROUND_ID] = (known + share * UNSURE)[chronology.static_mask]
     for k, template in chronology.templates.items():
         own = ids == k
         if template.residual is not None and own.any():
-            share = template_doubt * (sure_views / template.residual[:, 4:].clamp_min(1)).clamp(max=1.0).square()
+            share = template_doubt * _doubt(template.residual[:, 4:], sure_views)
             out[own] = template.residual[:, :4] + share * UNSURE
     return out
+
+
+def _doubt(photos: Tensor, sure_views: float) -> Tensor:
+    """[N, 1] how little is known of what so many photos saw, 1 down to 0."""
+    return (sure_views / photos.clamp_min(1)).clamp(max=1.0).square()
 
 
 def with_residuals(chronology: Chronology, views: Sequence[ComparedView], *, backend: str = "auto") -> Chronology:
@@ -60,14 +64,10 @@ def with_residuals(chronology: Chronology, views: Sequence[ComparedView], *, bac
         return chronology
     state = chronology.state_at(time)
     sums = lift_to_gaussians(state.gaussians, [v.camera for v in views], [_unchanged_cues(v) for v in views], backend=backend)
-    total = sums[..., :5].sum(0)
-    overall = total[:, :4].sum(0) / total[:, 4].sum().clamp_min(1e-6)
-    # One pixel's worth of the overall mean keeps rarely seen Gaussians from claiming to be perfectly known.
-    moments = (total[:, :4] + overall) / (total[:, 4:] + 1)
-    variance = (moments[:, 2:] - moments[:, :2].square()).clamp_min(1e-6)
+    mean, variance = moments(sums[..., :5].sum(0))
     photos = (sums[..., 4] > MIN_WEIGHT).sum(0)[:, None].float()
     # Rounded as it is stored, so that an update after loading is the same.
-    residual = torch.cat([moments[:, :2], variance, photos], 1).half().float()
+    residual = torch.cat([mean, variance, photos], 1).half().float()
     templates = dict(chronology.templates)
     for k in asked:
         own = state.object_ids == k

@@ -8,26 +8,26 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ltgs.core.chronology import Chronology, ObjectTrack, Presence, Template
-from ltgs.core.decisions import DecisionRecorder
+from ltgs.core.chronology import Chronology, ObjectTrack, Template
+from ltgs.core.track_times import Entry, with_entry
 from ltgs.pipeline.update_captures import VisitCaptures
 from ltgs.pipeline.update_proofs import needed
 
 log = logging.getLogger("ltgs.pipeline")
 
 
-def review(chronology: Chronology, visit: VisitCaptures, record: DecisionRecorder) -> Chronology:
+def review(chronology: Chronology, visit: VisitCaptures) -> Chronology:
     """The chronology without those arrivals of its last time that the photos do not need.
 
     A new object that fails becomes a surface, if the pictures gain by what it brought, or nothing at all: nothing has appeared. A
     known object that fails was not found.
     """
-    config, state = visit.config.review, chronology.state_at(visit.time)
-    expected = visit.expected_of(chronology, state.object_ids)
+    config = visit.config.review
     arrived = [e for e in chronology.events if e.time == visit.time and e.kind in ("appeared", "moved", "returned")]
     if not arrived:
         return chronology
-    views = visit.compare(state.gaussians, expected)
+    views, state = visit.compare_final(chronology), chronology.state_at(visit.time)
+    expected = visit.expected_of(chronology, state.object_ids)
     for event in arrived:
         kept = state.object_ids != event.object_id
         without = visit.compare_altered(views, state.gaussians[~kept], state.gaussians[kept], expected[kept])
@@ -44,7 +44,7 @@ def review(chronology: Chronology, visit: VisitCaptures, record: DecisionRecorde
             reason = "fitted there the object explains too little of the photos"
         else:
             continue
-        record.withdraw(event.object_id, reason)
+        visit.record.withdraw(event.object_id, reason)
         visit.undecided.append(f"What was taken for object {event.object_id} does not explain the photos: not counted.")
     return chronology
 
@@ -72,19 +72,11 @@ def _dropped(chronology: Chronology, object_id: int) -> Chronology:
 
 def _not_found(chronology: Chronology, object_id: int) -> Chronology:
     """A known object that is not there at the last time; if it had stood somewhere before, it was removed."""
-    time, track = chronology.num_times - 1, chronology.tracks[object_id]
-    presence, poses, covariance = track.presence.copy(), track.world_from_object.copy(), track.pose_covariance.copy()
-    presence[time], poses[time], covariance[time] = Presence.ABSENT, np.nan, np.nan
-    events = []
+    time, events = chronology.num_times - 1, []
     for event in chronology.events:
         if event.object_id != object_id or event.time != time:
             events.append(event)
         elif event.kind == "moved":
             events.append(replace(event, kind="removed", translation=0.0, rotation_deg=0.0, uncertain=False, note=""))
-    return replace(
-        chronology, events=tuple(events),
-        tracks={
-            **chronology.tracks,
-            object_id: replace(track, presence=presence, world_from_object=poses, pose_covariance=covariance),
-        },
-    )
+    gone = with_entry(chronology.tracks[object_id], time, Entry.absent())
+    return replace(chronology, events=tuple(events), tracks={**chronology.tracks, object_id: gone})

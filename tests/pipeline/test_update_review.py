@@ -54,7 +54,7 @@ def arrived(start: Scene, kind: str, pose: np.ndarray) -> Chronology:
 
 def test_what_the_photos_show_is_needed(start: Scene, visit: VisitCaptures) -> None:
     chronology = arrived(start, "appeared", POSE)
-    assert review(chronology, visit, visit.record) is chronology
+    assert review(chronology, visit) is chronology
 
 
 @pytest.mark.parametrize("patch", [False, True])
@@ -66,7 +66,7 @@ def test_a_phantom_is_dropped_or_becomes_a_surface(
     visit.record = DecisionRecorder([s.camera for s in visit.shots])
     content = HullInstance(THING.means.double().numpy(), tuple(np.ones(s.photo.shape[:2], bool) for s in visit.shots), 3)
     visit.record.verdict(content, "new", 1)
-    out = review(arrived(start, "appeared", make_rigid(np.eye(3), np.array([-0.5, 0.4, 0.0]))), visit, visit.record)
+    out = review(arrived(start, "appeared", make_rigid(np.eye(3), np.array([-0.5, 0.4, 0.0]))), visit)
     assert out.events == ()
     (verdict,) = visit.record.finish(out, 1).instances
     assert verdict.verdict == "dropped" and "explains too little" in verdict.reason
@@ -84,7 +84,7 @@ def test_a_phantom_is_dropped_or_becomes_a_surface(
 def test_a_known_object_that_explains_nothing_there_was_not_found(
     start: Scene, visit: VisitCaptures, kind: str, events: list[str]
 ) -> None:
-    out = review(arrived(start, kind, make_rigid(np.eye(3), np.array([-0.5, 0.4, 0.0]))), visit, visit.record)
+    out = review(arrived(start, kind, make_rigid(np.eye(3), np.array([-0.5, 0.4, 0.0]))), visit)
     assert [e.kind for e in out.events] == events and all((e.translation, e.rotation_deg, e.note) == (0, 0, "") for e in out.events)
     assert out.tracks[1].presence[1] == Presence.ABSENT and np.isnan(out.tracks[1].world_from_object[1]).all()
 
