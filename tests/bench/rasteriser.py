@@ -59,18 +59,14 @@ def _noise(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
-def step(leaf: Gaussians, cameras: Cameras, upstream: Tensor, **options: Any) -> Any:
-    """One forward and backward pass for given image gradients; returns the output."""
+def step(leaf: Gaussians, cameras: Cameras, upstream: Tensor, others: dict[str, Tensor] | None = None, **options: Any) -> Any:
+    """One forward and backward pass for given image gradients (`upstream` that of rgb); returns the output."""
     for value in (*leaf.tensors().values(), options.get("features")):
         if value is not None:
             value.grad = None
     out = render(leaf, cameras, backend="cpu", **{"with_depth": False, **options})
-    images, grads = [out.rgb], [upstream]
-    if options.get("with_depth"):
-        images, grads = [*images, out.depth, out.alpha], [*grads, upstream[..., :1], upstream[..., 1:2]]
-    if out.features is not None:
-        images, grads = [*images, out.features], [*grads, upstream[..., :1].expand_as(out.features)]
-    torch.autograd.backward(images, grads)
+    gradients = {"rgb": upstream, **(others or {})}
+    torch.autograd.backward([getattr(out, name) for name in gradients], list(gradients.values()))
     return out
 
 
@@ -100,11 +96,12 @@ def measure_native(count: int, degree: int, width: int, height: int, repeats: in
 def measure_outputs(count: int = 100_000, repeats: int = 10) -> dict[str, float]:
     """What depth with alpha and eight feature channels add to a step with colours only, as ratios; SH 3, 640x480."""
     cameras, leaf, upstream = inside_camera(640, 480), leaves(room(count, 3)), _noise(1, 480, 640, 3)
-    features = _noise(count, 8).requires_grad_()
+    features, one = _noise(count, 8).requires_grad_(), _noise(1, 480, 640, 1)
+    depth_and_alpha, of_features = {"depth": one, "alpha": one}, {"features": _noise(1, 480, 640, 8)}
     times = alternating_ms({
         "colours": lambda: step(leaf, cameras, upstream),
-        "depth": lambda: step(leaf, cameras, upstream, with_depth=True),
-        "features": lambda: step(leaf, cameras, upstream, features=features),
+        "depth": lambda: step(leaf, cameras, upstream, depth_and_alpha, with_depth=True),
+        "features": lambda: step(leaf, cameras, upstream, of_features, features=features),
     }, repeats)  # fmt: skip
     return {"depth_and_alpha": times["depth"] / times["colours"], "eight_features": times["features"] / times["colours"]}
 
