@@ -89,6 +89,8 @@ class VacatedSet:
     """Share of its pixels that match the captures without it."""
     footprint_px: int
     """Its pixels over all views."""
+    contradicted: bool = False
+    """Proven gone because the photos contradict all of it."""
 
 
 Lift = Callable[[Gaussians, Sequence[ComparedView], Sequence[NDArray[np.float32]], Tensor | None], Tensor]
@@ -169,12 +171,12 @@ def find_vacated(
             benefit = removal_benefit(views, after)
             log.debug("set of %d at %s: %s", len(members), centre, benefit)
             gone = (kept & ~trial).nonzero()[:, 0]
-            refusal, note = benefit.refusal(config, views[0].mask.size), ""
+            refusal, note, contradicted = benefit.refusal(config, views[0].mask.size), "", False
             if refusal and displaced is not None and benefit.explained >= 0 and displaced(gone):
                 refusal, note = "", "something else stands there now"
             if refusal and whole is not None and whole(gone):
                 if benefit.contradicts(config, views[0].mask.size):
-                    refusal, note = "", "the photos contradict all of it"
+                    refusal, note, contradicted = "", "the photos contradict all of it", True
                 elif benefit.stands(config):
                     standing[gone] = True
             if not refusal and float(standing[gone].float().mean()) > 0.5:
@@ -189,7 +191,7 @@ def find_vacated(
                 if refused is not None:
                     refused.append(gone)
                 continue
-            found.append(VacatedSet(gone, benefit.explained, benefit.altered_px))
+            found.append(VacatedSet(gone, benefit.explained, benefit.altered_px, contradicted))
             kept, views, progress = trial, after, True
         if not progress:
             break

@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter
 from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
+from ltgs.imaging.masks import grown
 from ltgs.objects.backing import template_radius
 from ltgs.objects.hull import HullInstance
 from ltgs.objects.templates import unlight
@@ -105,11 +106,6 @@ def likeness_to_surroundings(instance: HullInstance, views: Sequence[ComparedVie
     """
     around = []
     for mask in instance.pixels:
-        small = mask.astype(np.uint8)
         width = max(GAP_PX, round(RING * float(np.sqrt(mask.sum()))))
-        around.append((_grown(small, width) > 0) & ~(_grown(small, GAP_PX) > 0))
+        around.append(grown(mask, width) & ~grown(mask, GAP_PX))
     return likeness(content_palette(instance, views), content_palette(replace(instance, pixels=tuple(around)), views))
-
-
-def _grown(mask: NDArray[np.uint8], pixels: int) -> NDArray[np.uint8]:
-    return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1)))

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ltgs.core.views import ComparedView
+from ltgs.imaging.masks import grown
 from ltgs.objects.hull import unproject
 
 Array = NDArray[np.float64]
@@ -135,7 +135,8 @@ def surroundings_of(
         camera = view.camera
         depth = camera.cam_from_world[2, :3] @ centre + camera.cam_from_world[2, 3]
         reach = camera.K[0, 0] * radius / max(float(depth), 1e-9)
-        ring = _grown(outline, config.ring * reach) & ~_grown(outline, config.gap * reach) & (view.alpha > 0.7)
+        wide, narrow = (max(1, round(width * reach)) for width in (config.ring, config.gap))
+        ring = grown(outline, wide) & ~grown(outline, narrow) & (view.alpha > 0.7)
         rows, columns = np.nonzero(ring)
         world = unproject(camera, rows, columns, view.depth[rows, columns])
         out.append(world[np.linalg.norm(world - centre, axis=1) < 2.5 * radius])
@@ -146,8 +147,3 @@ def _extent(points: Array) -> tuple[Array, float]:
     """[3] middle of an object's points and the radius around it that holds 98 % of them."""
     centre = np.median(points, axis=0)
     return centre, float(np.quantile(np.linalg.norm(points - centre, axis=1), 0.98))
-
-
-def _grown(mask: NDArray[np.bool_], pixels: float) -> NDArray[np.bool_]:
-    size = max(1, round(pixels))
-    return cv2.dilate(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * size + 1, 2 * size + 1))) > 0

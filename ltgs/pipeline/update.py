@@ -112,7 +112,9 @@ class _Update:
         with self.visit.timed("refine"):
             chronology = self._refine(chronology, items, decisions.views)
         with self.visit.timed("review"):
-            chronology = review(chronology, self.visit)
+            appeared = [e.object_id for e in chronology.events if e.time == self.visit.time and e.kind == "appeared"]
+            hidden = {k for k, alike in zip(appeared, decisions.camouflaged, strict=True) if alike}
+            chronology = review(chronology, self.visit, hidden)
         with self.visit.timed("complete"):
             chronology = self._complete(chronology, self.visit.compare_final(chronology))
         chronology = with_residuals(chronology, self.visit.compare_final(chronology), backend=self.visit.backend)

@@ -41,6 +41,8 @@ class Decisions:
     """Is told the ids of new objects."""
     remains: Sequence[tuple[int, Cutting]] = ()
     """Pieces that go now, by the id of the object or surface which they belong to: they were not cut out with it, or were wrong."""
+    camouflaged: Sequence[bool] = ()
+    """For every new content whether it has the colours of what lies around it."""
 
 
 def assemble(

@@ -48,11 +48,13 @@ class UpdateConfig:
     stereo_seeds: bool = True
     """New objects start from surfaces that stereo between the visit's photos measures, where it can be trusted; else from their hull."""
     camouflage: float = 0.85
-    """New content whose colours are this alike to those around it is an error of the scene: what left was not cut out wholly, or
-    the ground beside it was painted with it."""
+    """New content whose colours are this alike to those around it may be an error of the scene: what left was not cut out wholly,
+    or the ground beside it was painted with it. Fitted to the photos it must explain more (`review.new_mean_camouflaged`)."""
     unmoved_gain: float = 0.3
     """Share of the cost around its old place that a stored object must explain there to count as still standing, although the
     captures contradict its template."""
+    unmoved_gain_contradicted: float = 0.45
+    """The same where the captures contradict all of it."""
     rounds: int = 2
     """Rounds of explaining what left and what came."""
     sure_views: float = 3.0
@@ -61,6 +63,9 @@ class UpdateConfig:
     """Share of the residual expected of unknown content that is added to what was measured of a template in few photos."""
     own_radius: float = 1.25
     """New content whose centre lies this close to a placed object, in units of its radius, is that object's own error."""
+    leftover: float = 0.5
+    """Share of such content's pixels that must lie where the object is drawn or right beside it; in nine runs 19 leftovers had
+    0.78 to 1.0, an object that came to stand behind another 0.16."""
     looked_through: float = 2.0
     """Photos of the first visit that must have looked through half of a new object's hull: its place was empty then."""
     max_objects: int = 24

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltgs.change.compare import with_mask
+from ltgs.change.compare import footprint, with_mask
 from ltgs.change.shade import is_relit
 from ltgs.core.chronology import BACKGROUND_ID, Presence
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
+from ltgs.imaging.masks import grown
 from ltgs.objects.associate import Match, match_instances
 from ltgs.objects.backing import Model, template_radius
 from ltgs.objects.carve import VacatedSet, find_vacated, hole_masks
@@ -87,8 +88,7 @@ class Decider:
             self.visit.record.stage = "second look"
             matches = self._second_look(known, matches, views, kept, late)
         new = join_pieces(self._new_for_sure(instances, views), views, config=self.visit.config.join)
-        new = [i for i in new if not self._camouflaged(i, views)]
-        return Decisions(known, matches, new, views, holes, self.visit.record, self.remains)
+        return Decisions(known, matches, new, views, holes, self.visit.record, self.remains, [self._camouflaged(i, views) for i in new])
 
     def _needed(
         self, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView], kept: Tensor
@@ -170,7 +170,8 @@ class Decider:
                 for k in ids
             ]
             log.info("objects %s at their old places explain %s", ids, gains)
-            unmoved = len(ids) == 1 and gains[0] is not None and gains[0] >= self.visit.config.unmoved_gain
+            enough = self.visit.config.unmoved_gain_contradicted if vacated.contradicted else self.visit.config.unmoved_gain
+            unmoved = len(ids) == 1 and gains[0] is not None and gains[0] >= enough
             if unmoved and float((owners == ids[0]).float().mean()) > 0.5:
                 self.visit.record.stays(ids[0], "drawn where it stood it explains the photos; only its template is inaccurate")
                 self.visit.undecided.append(f"Object {ids[0]} looks different from its template but still explains its place.")
@@ -196,13 +197,10 @@ class Decider:
         return new
 
     def _camouflaged(self, instance: HullInstance, views: Sequence[ComparedView]) -> bool:
+        """Whether new content has the colours of what lies around it: then it may be an error of the scene."""
         like = likeness_to_surroundings(instance, views)
         log.info("new content at %s is like its surroundings: %s", instance.centroid, like)
-        if like is None or like < self.visit.config.camouflage:
-            return False
-        self.visit.record.verdict(instance, "dropped", reason=f"its colours are those of what lies around it ({like:.2f})")
-        self.visit.undecided.append("Something differs that has the colours of what lies around it: not counted as new.")
-        return True
+        return like is not None and like >= self.visit.config.camouflage
 
     def _relit(self, instance: HullInstance, views: Sequence[ComparedView]) -> bool:
         config = self.visit.config.compare
@@ -251,15 +249,33 @@ class Decider:
                 # Of what one visit has built and none has turned since, the other sides are wrong altogether.
                 turned = template.created_at == 0 or not np.array_equal(track.last_pose(), track.world_from_object[template.created_at])
                 standing.append((k, track.last_pose()[:3, 3], 1.2 * radius, (0.5 if turned else 0.75) * radius))
+        placed = {m.object_id: self._place(known[m.object_id], m) for m in matches}
         apart = []
         for instance in instances:
             owner = owner_of(instance, standing, self.visit.config.own_radius)
-            if owner is None:
+            if owner is None or self._drawn_share(instance, owner, placed) < self.visit.config.leftover:
                 apart.append(instance)
             else:
                 self.visit.record.verdict(instance, "leftover", owner, "lies around that object: its own error")
                 self.visit.undecided.append(f"What still differs around object {owner} is taken for its own error, not for a new object.")
         return apart
+
+    def _drawn_share(self, instance: HullInstance, object_id: int, placed: Mapping[int, Gaussians]) -> float:
+        """Share of an instance's pixels where an object is drawn, or right beside it.
+
+        Args:
+            placed: objects that were found at this visit, in the world; all others stand where they stood.
+        """
+        own = placed.get(object_id)
+        if own is None:
+            pose = torch.as_tensor(self.visit.old.tracks[object_id].last_pose(), dtype=torch.float32)
+            own = self.visit.old.templates[object_id].gaussians.transformed(pose)
+        inside = 0
+        for mask, shot in zip(instance.pixels, self.visit.shots, strict=True):
+            if mask.any():
+                drawn = footprint(own, shot.camera, above=0.3, backend=self.visit.backend)
+                inside += int((mask & grown(drawn, max(3, round(0.1 * float(np.sqrt(drawn.sum())))))).sum())
+        return inside / max(instance.area_px, 1)
 
     def _place(self, known: KnownObject, match: Match) -> Gaussians:
         return known.template.transformed(torch.as_tensor(match.hypothesis.world_from_object, dtype=torch.float32))

@@ -58,6 +58,8 @@ class ReviewConfig:
     new_mean: float = 0.28
     """Of a new object: the drop of the change score, cut at 1, that it brings to the pixels it alters; mean over all of them.
     A phantom of the visual hull, where the outlines of unrelated changes meet, explains one photo and spoils another."""
+    new_mean_camouflaged: float = 0.6
+    """The mean of a new object that has the colours of what lies around it."""
     new_least: float = 0.2
     """The same in each photo that shows it well."""
     patch_mean: float = 0.15

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +17,11 @@ from ltgs.pipeline.update_proofs import needed
 log = logging.getLogger("ltgs.pipeline")
 
 
-def review(chronology: Chronology, visit: VisitCaptures) -> Chronology:
+def review(chronology: Chronology, visit: VisitCaptures, camouflaged: Collection[int] = ()) -> Chronology:
     """The chronology without those arrivals of its last time that the photos do not need.
+
+    Args:
+        camouflaged: ids of new objects that have the colours of what lies around them; they must explain more.
 
     A new object that fails becomes a surface, if the pictures gain by what it brought, or nothing at all: nothing has appeared. A
     known object that fails was not found.
@@ -35,7 +39,8 @@ def review(chronology: Chronology, visit: VisitCaptures) -> Chronology:
         log.info("%s %d: with it the score drops by %s", event.kind, event.object_id, gain)
         if gain is None:
             continue
-        if event.kind == "appeared" and (gain[0] < config.new_mean or gain[1] < config.new_least):
+        enough = config.new_mean_camouflaged if event.object_id in camouflaged else config.new_mean
+        if event.kind == "appeared" and (gain[0] < enough or gain[1] < config.new_least):
             patch = gain[0] >= config.patch_mean and gain[1] >= config.patch_least
             chronology = (_as_surface if patch else _dropped)(chronology, event.object_id)
             reason = "fitted to the photos it explains too little of them"
