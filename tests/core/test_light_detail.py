@@ -41,7 +41,9 @@ def test_a_light_field_shows_its_detail_on_top() -> None:
     assert torch.allclose(gain, torch.tensor([[0.25] * 3, [0.5] * 3]))
 
 
-@pytest.mark.parametrize("index, gain, cell", [([3, 3], [0.1, 0.1], 0.5), ([60], [0.1], 0.5), ([0], [0.1], 0.0), ([0], [float("nan")], 0.5)])
+@pytest.mark.parametrize(
+    "index, gain, cell", [([3, 3], [0.1, 0.1], 0.5), ([60], [0.1], 0.5), ([0], [0.1], 0.0), ([0], [float("nan")], 0.5)]
+)
 def test_impossible_grids_are_refused(index: list[int], gain: list[float], cell: float) -> None:
     with pytest.raises(ValueError):
         LightDetail(ORIGIN, cell, SHAPE, torch.tensor(index), torch.tensor(gain))
