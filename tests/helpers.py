@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 WIDTH, HEIGHT = 128, 96
 FAST = (
     "train.steps=60", "train.cap=2500", "train.half_resolution_share=0.33", "train.sh_degree=0", "train.growth.every=20",
-    "train.growth.start=20", "update.refine.steps=10", "checkpoint_every=25", "train.device=cpu",
+    "train.growth.start=20", "update.refine.steps=10", "update.sharpen.steps=10", "checkpoint_every=25", "train.device=cpu",
 )
 """Settings that make a run of the tiny capture take seconds, on the processor also where there is a card."""
 

@@ -21,6 +21,7 @@ from ltgs.objects.register import (
     RegisterConfig,
     Sweep,
     compare_turns,
+    gain_around,
     register_template,
     scout_template,
     sweep_template,
@@ -142,6 +143,11 @@ def match_instances(
             "object %d against instance %d: likeness %s, sweep %.3f, scouts %.3f, gain %.3f",
             ids[row], column, alike.get(pair), sweeps[pair].gain, scouts[pair].gain, hypothesis.gain,
         )
+    for row, column in sorted(hypotheses):
+        if values[row, column] > 0 and _better_whole(
+            known[ids[row]].model, (row, column), hypotheses, instances, views, config, register, backend
+        ):
+            values[row, column] = 0.0
     matches, taken, chosen = [], set(), []
     for row, column in _assign(values, instances, config):
         hypotheses[row, column] = compare_turns(
@@ -154,6 +160,28 @@ def match_instances(
     if record is not None:
         record.pairs(ids, instances, {k: s.gain for k, s in sweeps.items()}, hypotheses, chosen, needed)
     return matches, [i for i in range(len(instances)) if i not in taken]
+
+
+def _better_whole(
+    model: Model, pair: tuple[int, int], hypotheses: Mapping[tuple[int, int], PoseHypothesis], instances: Sequence[HullInstance],
+    views: Sequence[ComparedView], config: AssociateConfig, register: RegisterConfig, backend: str,
+) -> bool:
+    """Whether a part of an instance shows an object worse than the whole does, where both are judged by the pixels of the whole.
+
+    What a part explains of its own surroundings says nothing about the rest: a wrong pose may fit a few pixels well.
+    """
+    row, column = pair
+    part = instances[column]
+    if not part.is_part:
+        return False
+    for (other, whole), hypothesis in hypotheses.items():
+        larger = instances[whole]
+        if other != row or whole == column or larger.area_px <= part.area_px or _overlap(part, larger) <= config.same_pixels:
+            continue
+        pose = hypotheses[pair].world_from_object
+        if gain_around(model, pose, views, larger, config=register, backend=backend) < hypothesis.gain:
+            return True
+    return False
 
 
 def _likenesses(

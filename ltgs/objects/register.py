@@ -232,12 +232,32 @@ def _hypothesis(
         c < cost * config.symmetry_tie and rotation_angle_deg(p[:3, :3].T @ pose[:3, :3]) > 20 for p, c in ranked[1:]
     )
     covariance = _covariance(model, pose, fine, config, backend) + _spread_of_ties([*ranked, *others], config)
-    # Whether the object is there at all must not be decided by sides that nobody saw being excused; nor does a bad guess
-    # speak against it.
+    return PoseHypothesis(pose, *_strict_costs(model, pose, fine, config, backend), covariance, ambiguous, tuple(ranked))
+
+
+def _strict_costs(model: Model, pose: Array, crops: Sequence[Crop], config: RegisterConfig, backend: str) -> tuple[float, float]:
+    """Cost of the crops with the object drawn at a pose [4, 4], and with nothing drawn.
+
+    Whether the object is there at all must not be decided by sides that nobody saw being excused; nor does a bad guess speak
+    against it.
+    """
     strict, at = replace(config.cost, guess_discount=0.0), torch.as_tensor(pose, dtype=torch.float32)[None]
     with torch.no_grad():
-        shown = min(float(pose_costs(m, at, fine, strict, backend)[0]) for m in (model, Model(model.seen)))
-    return PoseHypothesis(pose, shown, empty_cost(fine, strict), covariance, ambiguous, tuple(ranked))
+        shown = min(float(pose_costs(m, at, crops, strict, backend)[0]) for m in (model, Model(model.seen)))
+    return shown, empty_cost(crops, strict)
+
+
+def gain_around(
+    model: Model, pose: Array, views: Sequence[ComparedView], instance: HullInstance, *, config: RegisterConfig | None = None,
+    backend: str = "auto",
+) -> float:
+    """Share of the cost around an instance that drawing the object at a pose [4, 4] explains; 0 if no view shows it."""
+    config = config or RegisterConfig()
+    crops = make_crops(views, instance, model.radius, config.fine_px, config.cost.margin)
+    if not crops:
+        return 0.0
+    shown, empty = _strict_costs(model, pose, crops, config, backend)
+    return 1 - shown / max(empty, 1e-12)
 
 
 def _spread_of_ties(ranked: Sequence[tuple[Array, float]], config: RegisterConfig) -> Array:

@@ -34,11 +34,15 @@ class SupportConfig:
     surroundings' points decides."""
     share: float = 0.15
     """Least share of the surroundings that a plane must hold."""
+    level_share: float = 0.05
+    """The same of a level plane beneath the object: it stands on something, and a board at eye level is seen as a narrow strip."""
+    level: float = 0.96
+    """Least cosine between the normal of a level plane and the vertical."""
     one_side: float = 0.8
     """Share of the object's points off the plane that must lie on the same side of it."""
     stays: float = 0.5
     """A plane that takes more than the rest of the object's points is its own face."""
-    planes: int = 3
+    planes: int = 4
     """Most planes."""
     rounds: int = 1000
     """Random triples per plane."""
@@ -46,12 +50,15 @@ class SupportConfig:
     """Points of the surroundings that are looked at."""
 
 
-def in_support(points: Array, surroundings: Array, *, config: SupportConfig | None = None, seed: int = 0) -> NDArray[np.bool_]:
+def in_support(
+    points: Array, surroundings: Array, up: Array, *, config: SupportConfig | None = None, seed: int = 0
+) -> NDArray[np.bool_]:
     """Which points of an object lie in, or behind, a plane that goes on around it.
 
     Args:
         points: [M, 3] the object's.
         surroundings: [S, 3] points of surfaces around it.
+        up: [3] unit, the vertical.
 
     Returns:
         [M] bool; all False if no plane is found.
@@ -63,23 +70,26 @@ def in_support(points: Array, surroundings: Array, *, config: SupportConfig | No
     rng = np.random.default_rng(seed)
     rest = surroundings[rng.permutation(len(surroundings))[: config.most_points]]
     _, radius = _extent(points)
-    enough = config.share * len(rest)
+    enough, enough_level = config.share * len(rest), config.level_share * len(rest)
     for _ in range(config.planes):
-        if len(rest) < enough:
+        if len(rest) < enough_level:
             break
         plane, near = _best_plane(rest, config.inlier * radius, config.rounds, rng)
-        if near.sum() < enough:
+        if near.sum() < enough_level:
             break
-        off = rest[near] @ plane[:3] + plane[3]
+        off, held = rest[near] @ plane[:3] + plane[3], int(near.sum())
         rest = rest[~near]
         thick = float(np.clip(3 * 1.4826 * np.median(np.abs(off)), *(np.array(config.thickness) * radius)))
         height = points @ plane[:3] + plane[3]
         above, below = height > thick, height < -thick
-        if below.sum() > above.sum():
-            above, below = below, above
-        lost = ~above
-        if above.sum() >= config.one_side * max(above.sum() + below.sum(), 1) and (lost | taken).mean() <= 1 - config.stays:
-            taken |= lost
+        if (below & ~taken).sum() > (above & ~taken).sum():
+            above, below, plane = below, above, -plane
+        if held < enough and plane[:3] @ up < config.level:
+            continue
+        # What another plane has taken says nothing about this one: behind an object on a board there is a wall.
+        lost, left, right = ~above & ~taken, (above & ~taken).sum(), (below & ~taken).sum()
+        if left >= config.one_side * max(left + right, 1) and lost.sum() <= (1 - config.stays) * (~taken).sum():
+            taken |= ~above
     return taken
 
 

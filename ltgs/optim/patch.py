@@ -121,3 +121,26 @@ def _region(frozen: Gaussians, around: Gaussians, camera: Cameras, border_px: in
     assert out.features is not None
     share = (out.features[0, ..., 0] > 0.05).numpy().astype(np.uint8)
     return torch.from_numpy(cv2.dilate(share, np.ones((2 * border_px + 1,) * 2, np.uint8)) > 0)
+
+
+def item_box(means: Array, camera: Camera, *, margin: float, min_border_px: int) -> Box | None:
+    """The box around Gaussians with centres [N, 3] in the world; None if less than a few pixels of it are in the photo.
+
+    Args:
+        margin: border relative to half the size of the centres' picture.
+    """
+    if len(means) == 0:
+        return None
+    local = means @ camera.cam_from_world[:3, :3].T + camera.cam_from_world[:3, 3]
+    local = local[local[:, 2] > 1e-3]
+    if len(local) < 0.5 * len(means):
+        return None
+    uv = (local @ camera.K.T)[:, :2] / local[:, 2:]
+    low, high = np.quantile(uv, 0.02, axis=0), np.quantile(uv, 0.98, axis=0)
+    border = np.maximum(margin * (high - low) / 2, min_border_px)
+    left, top = np.maximum(np.floor(low - border), 0).astype(int)
+    right, bottom = np.minimum(np.ceil(high + border), [camera.width, camera.height]).astype(int)
+    inside = np.minimum(high, [camera.width, camera.height]) - np.maximum(low, 0)
+    if (inside < 4).any() or right - left < 16 or bottom - top < 16:
+        return None
+    return int(left), int(top), int(right), int(bottom)

@@ -19,7 +19,7 @@ from ltgs.core.gaussians import Gaussians
 from ltgs.core.progress import Progress, ProgressEvent, silent
 from ltgs.core.se3 import se3_exp
 from ltgs.optim.growth import GaussianOptimizer
-from ltgs.optim.patch import Box, Patch, Target, cut_patch
+from ltgs.optim.patch import Box, Patch, Target, cut_patch, item_box
 
 Array = NDArray[np.float64]
 
@@ -62,6 +62,10 @@ class RefineConfig:
     """Weight of the mean scale of new Gaussians relative to the object's radius."""
     dead_opacity: float = 0.02
     """New Gaussians fainter than this at the end are dropped."""
+    max_scale: float = 0.15
+    """Largest scale of a new Gaussian relative to the object's radius: larger ones would paint shadows and light around it."""
+    stray: float = 0.2
+    """New Gaussians that went further than this out of the box of the seeds, relative to its longest side, are dropped."""
     ssim_weight: float = 0.2
     """Weight of 1 - SSIM in the loss."""
 
@@ -99,6 +103,7 @@ class _Movable:
         if not item.free_pose and len(item.gaussians):
             self.radius = max(float((item.gaussians.means - item.gaussians.means.mean(0)).norm(dim=1).quantile(0.9)), 1e-9)
         self.known_factor = config.known_factor
+        self.max_log_scale = float(np.log(config.max_scale * self.radius))
         self.optimizer = GaussianOptimizer(item.gaussians, {
             "means": config.lr_means * self.radius, "quats": config.lr_quats, "log_scales": config.lr_log_scales,
             "opacity_logits": config.lr_opacity, "sh_dc": config.lr_colour, "sh_rest": config.lr_colour / 20,
@@ -141,6 +146,7 @@ class _Movable:
         for name, rows in before.items():
             # Adam ignores the scale of gradients, so that a smaller rate for some rows is a shorter step.
             self.optimizer.params[name].data[known].lerp_(rows, 1 - self.known_factor)
+        self.optimizer.params["log_scales"].data[self.item.num_known :].clamp_(max=self.max_log_scale)
         self.optimizer.adam.zero_grad(set_to_none=True)
         if self.pose_adam is not None:
             self.pose_adam.step()
@@ -148,10 +154,16 @@ class _Movable:
 
     def result(self, config: RefineConfig) -> RefineItem:
         gaussians = self.optimizer.gaussians().detach()
-        alive = gaussians.opacities > config.dead_opacity
+        alive = (gaussians.opacities > config.dead_opacity) & self._in_box(gaussians.means, config)
         alive[: self.item.num_known] = True
         gaussians = gaussians[alive]
         return replace(self.item, gaussians=gaussians, pose_now=self.pose().detach().double().numpy())
+
+    def _in_box(self, means: Tensor, config: RefineConfig) -> Tensor:
+        """[N] bool: whether means [N, 3] lie in the box of the item's first Gaussians, or a little outside."""
+        low, high = self.item.gaussians.means.amin(0), self.item.gaussians.means.amax(0)
+        slack = config.stray * (high - low).max()
+        return ((means >= low - slack) & (means <= high + slack)).all(1)
 
 
 def refine_visit(
@@ -232,23 +244,7 @@ def _patches(
     return [cut_patch(t, frozen, box=b, around=around, border_px=config.min_border_px, backend=backend) for t, b in boxes if b is not None]
 
 
-def _crop_box(
-    movable: _Movable, pose: Array, camera: Camera, config: RefineConfig
-) -> Box | None:
+def _crop_box(movable: _Movable, pose: Array, camera: Camera, config: RefineConfig) -> Box | None:
     """The crop around an item's Gaussians; None if less than a few pixels of it are in the photo."""
-    means = movable.item.gaussians.means.double().numpy()
-    if len(means) == 0:
-        return None
-    local = (means @ pose[:3, :3].T + pose[:3, 3]) @ camera.cam_from_world[:3, :3].T + camera.cam_from_world[:3, 3]
-    local = local[local[:, 2] > 1e-3]
-    if len(local) < 0.5 * len(means):
-        return None
-    uv = (local @ camera.K.T)[:, :2] / local[:, 2:]
-    low, high = np.quantile(uv, 0.02, axis=0), np.quantile(uv, 0.98, axis=0)
-    border = np.maximum(config.margin * (high - low) / 2, config.min_border_px)
-    left, top = np.maximum(np.floor(low - border), 0).astype(int)
-    right, bottom = np.minimum(np.ceil(high + border), [camera.width, camera.height]).astype(int)
-    inside = np.minimum(high, [camera.width, camera.height]) - np.maximum(low, 0)
-    if (inside < 4).any() or right - left < 16 or bottom - top < 16:
-        return None
-    return int(left), int(top), int(right), int(bottom)
+    means = movable.item.gaussians.means.double().numpy() @ pose[:3, :3].T + pose[:3, 3]
+    return item_box(means, camera, margin=config.margin, min_border_px=config.min_border_px)

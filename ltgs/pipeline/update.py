@@ -106,7 +106,9 @@ class _Update:
         config = self.visit.config
         measure = StereoSeeds(decisions.views, grow_px=config.hull.grow_px, use=config.stereo_seeds, config=config.seeds)
         with self.visit.timed("seeds"):
-            chronology, items = assemble(self.visit.old, decisions, light, build=config.build, rng=self.visit.rng, measure=measure)
+            chronology, items = assemble(
+                self.visit.old, decisions, light, build=config.build, rng=self.visit.rng, measure=measure, backend=self.visit.backend
+            )
         with self.visit.timed("refine"):
             chronology = self._refine(chronology, items, decisions.views)
         with self.visit.timed("review"):

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ltgs.change.compare import footprint
 from ltgs.core.cameras import Camera
 from ltgs.core.chronology import Appearance, Chronology, Event, ObjectTrack, Presence, Template
 from ltgs.core.decisions import DecisionRecorder
@@ -44,23 +45,24 @@ class Decisions:
 
 def assemble(
     old: Chronology, decisions: Decisions, light: Appearance, *, build: BuildConfig, rng: np.random.Generator,
-    measure: Measure | None = None,
+    measure: Measure | None = None, backend: str = "auto",
 ) -> tuple[Chronology, list[RefineItem]]:
     """The chronology with one more time, and what should be refined.
 
     Args:
         measure: asked for the surfaces of new objects, see `build_template`.
     """
-    return _Assembly(old, decisions, build, rng, measure).run(light)
+    return _Assembly(old, decisions, build, rng, measure, backend).run(light)
 
 
 class _Assembly:
     """Templates, tracks and events while they are collected."""
 
     def __init__(
-        self, old: Chronology, decisions: Decisions, build: BuildConfig, rng: np.random.Generator, measure: Measure | None
+        self, old: Chronology, decisions: Decisions, build: BuildConfig, rng: np.random.Generator, measure: Measure | None,
+        backend: str,
     ) -> None:
-        self.old, self.decisions, self.build, self.rng, self.measure = old, decisions, build, rng, measure
+        self.old, self.decisions, self.build, self.rng, self.measure, self.backend = old, decisions, build, rng, measure, backend
         self.time = old.num_times
         self.templates = dict(old.templates)
         self.tracks: dict[int, ObjectTrack] = {}
@@ -159,6 +161,12 @@ class _Assembly:
         free = [h.copy() for h in self.decisions.holes]
         for instance in [*self.decisions.new, *(m.instance for m in self.decisions.matches)]:
             free = [f & ~p for f, p in zip(free, instance.pixels, strict=True)]
+        for match in self.decisions.matches:
+            # Of content that was found in parts the instance is only one; nor is it surface what its object hides.
+            pose = torch.as_tensor(match.hypothesis.world_from_object, dtype=torch.float32)
+            placed = self.decisions.known[match.object_id].template.transformed(pose)
+            views = self.decisions.views
+            free = [f & ~footprint(placed, v.camera, above=0.3, backend=self.backend) for f, v in zip(free, views, strict=True)]
         degree = self.old.background.sh_degree
         surface = revealed_surface(self.decisions.views, free, sh_degree=degree, config=self.build)
         if surface is None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,8 +29,10 @@ from ltgs.objects.backing import Model, with_backing
 from ltgs.objects.hull import seen_empty
 from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.patch import Target
+from ltgs.optim.sharpen import sharpen
 from ltgs.pipeline.update_config import UpdateConfig
 from ltgs.pipeline.update_learned import Learned
+from ltgs.pipeline.update_parts import Cutting
 from ltgs.pipeline.update_residuals import expected_residuals
 from ltgs.poses.gauge import up_direction
 
@@ -170,6 +173,22 @@ class VisitCaptures:
         return with_backing(
             template, first_pose, [p.camera for p in photos], [p.depth for p in photos], up=self.up, backend=self.backend
         )
+
+    def sharpened(self, template: Gaussians, first_pose: Array, cut: Cutting) -> Gaussians:
+        """An object cut out of the first visit's scene, where it stood at `first_pose` [4, 4], fitted again to that visit's photos."""
+        with self.timed("sharpen"):
+            state = self.old.state_at(0)
+            others = torch.ones(len(state.gaussians), dtype=torch.bool)
+            static = self.old.static_mask.nonzero()[:, 0]
+            others[: len(static)] = ~torch.isin(static, cut.members)
+            for surface, rows in cut.surface_rows.items():
+                own = (state.object_ids == surface).nonzero()[:, 0]
+                others[own[rows[rows < len(own)]]] = False
+            pose = torch.as_tensor(first_pose, dtype=torch.float32)
+            return sharpen(
+                template, pose, state.gaussians[others].detach(), self.first_targets, config=self.config.sharpen,
+                backend=self.backend, seed=self.seed + self.time,
+            )
 
     @cached_property
     def first_exposures(self) -> list[Array] | None:

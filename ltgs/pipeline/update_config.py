@@ -18,6 +18,7 @@ from ltgs.objects.support import SupportConfig
 from ltgs.objects.templates import BuildConfig
 from ltgs.optim.complete import CompleteConfig
 from ltgs.optim.refine import RefineConfig
+from ltgs.optim.sharpen import SharpenConfig
 from ltgs.pipeline.update_proofs import ProofConfig, ReviewConfig
 
 
@@ -33,6 +34,7 @@ class UpdateConfig:
     associate: AssociateConfig = field(default_factory=AssociateConfig)
     build: BuildConfig = field(default_factory=BuildConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
+    sharpen: SharpenConfig = field(default_factory=SharpenConfig)
     light: LightConfig = field(default_factory=LightConfig)
     learned: LearnedConfig = field(default_factory=LearnedConfig)
     relight: RelightConfig = field(default_factory=RelightConfig)

@@ -27,7 +27,7 @@ from ltgs.objects.templates import framed
 from ltgs.pipeline.update_assemble import Decisions
 from ltgs.pipeline.update_captures import VisitCaptures
 from ltgs.pipeline.update_parts import Cutting, KnownObject, owner_of
-from ltgs.pipeline.update_proofs import existed, remains_of, share_inside, stood_before
+from ltgs.pipeline.update_proofs import existed, needed, remains_of, share_inside, stood_before
 from ltgs.pipeline.update_residuals import UNSURE
 
 log = logging.getLogger("ltgs.pipeline")
@@ -78,12 +78,30 @@ class Decider:
             if not found:
                 break
         if matches:
+            matches = self._needed(known, matches, views, kept)
             instances, views = self._what_is_left(known, matches, views, kept, holes)
         instances = self._apart_from(instances, known, matches)
         with self.visit.timed("association"):
             self.visit.record.stage = "second look"
             matches = self._second_look(known, matches, views, kept, late)
         return Decisions(known, matches, self._new_for_sure(instances, views), views, holes, self.visit.record, self.remains)
+
+    def _needed(
+        self, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView], kept: Tensor
+    ) -> list[Match]:
+        """The matches whose objects, drawn where they were found, explain something; the content of the others is open again."""
+        placed = [self._place(known[m.object_id], m) for m in matches]
+        together = self._compare_with(views, Gaussians.concatenate(placed), kept, placed)
+        out = []
+        for index, match in enumerate(matches):
+            others = [p for i, p in enumerate(placed) if i != index]
+            gain = needed(self._compare_with(together, placed[index], kept, others), together, self.visit.config.review)
+            log.info("object %d where it was found: the score drops by %s", match.object_id, gain)
+            if gain is None or gain[0] >= self.visit.config.review.found_mean:
+                out.append(match)
+            else:
+                self.visit.record.withdraw(match.object_id, "drawn there the object explains too little of the photos")
+        return out
 
     def _what_is_left(
         self, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView], kept: Tensor,
@@ -334,6 +352,7 @@ class Decider:
                 beneath = self._in_support(still, views)
                 own, footing = self._cutting(still[~beneath], surfaces), self._cutting(still[beneath], surfaces)
                 template, pose = framed(own.gaussians)
+                template = self.visit.sharpened(template, pose, own)
                 known[next_id] = KnownObject(
                     next_id, template, pose, True, self.visit.model(template, pose), own, footing if beneath.any() else None
                 )
@@ -361,7 +380,7 @@ class Decider:
         own = self.visit.gaussians[members]
         outlines = [footprint(own, v.camera, above=0.3, backend=self.visit.backend) for v in views]
         points, config = own.means.double().numpy(), self.visit.config.support
-        return torch.from_numpy(in_support(points, surroundings_of(points, views, outlines, config=config), config=config))
+        return torch.from_numpy(in_support(points, surroundings_of(points, views, outlines, config=config), self.visit.up, config=config))
 
     def _cutting(self, members: Tensor, surfaces: Sequence[int]) -> Cutting:
         """Members of a set by where they come from: the background, or one of the surfaces."""

@@ -12,6 +12,7 @@ from ltgs.core.views import ComparedView
 from ltgs.objects.support import in_support, surroundings_of
 
 RNG = np.random.default_rng(0)
+UP = np.array([0.0, 0.0, 1.0])
 
 
 def sheet(count: int, size: float, noise: float = 0.004) -> np.ndarray:
@@ -35,7 +36,7 @@ def test_shaded_floor_under_an_object_is_told_apart(turn: np.ndarray, scale: flo
     below = np.column_stack([RNG.uniform(-0.2, 0.2, (20, 2)), RNG.uniform(-0.1, -0.03, 20)])
     points = np.concatenate([box(), shade, below])
     turned = so3_exp(torch.as_tensor(turn)).numpy() * scale
-    found = in_support(points @ turned.T, sheet(3000, 0.8) @ turned.T)
+    found = in_support(points @ turned.T, sheet(3000, 0.8) @ turned.T, UP)
     own = found[:400]
     assert found[400:].mean() > 0.95, "the floor, and what lies beneath it"
     assert own.mean() < 0.12 and points[:400][own][:, 2].max(initial=0) < 0.04, "only the lowest rim of the object goes with it"
@@ -46,20 +47,41 @@ def test_a_wall_behind_and_a_floor_below_are_both_left_behind() -> None:
     behind = np.column_stack([RNG.normal(-0.16, 0.004, 40), RNG.uniform(-0.2, 0.2, 40), RNG.uniform(0.05, 0.3, 40)])
     under = np.column_stack([RNG.uniform(-0.2, 0.2, (40, 2)), RNG.normal(0, 0.004, 40)])
     points = np.concatenate([box() + [0.03, 0, 0], behind, under])
-    found = in_support(points, np.concatenate([sheet(2000, 0.8), wall]))
+    found = in_support(points, np.concatenate([sheet(2000, 0.8), wall]), UP)
     assert found[400:].mean() > 0.95 and found[:400].mean() < 0.3
+
+
+def board_and_wall() -> tuple[np.ndarray, np.ndarray]:
+    """What is seen around a box on a board at eye level: mostly the wall behind; and the box with much of both."""
+    wall = np.column_stack([RNG.normal(-0.3, 0.004, 2700), RNG.uniform(-0.9, 0.9, 2700), RNG.uniform(-0.4, 1.0, 2700)])
+    board = np.column_stack([RNG.uniform(-0.3, 0.3, 300), RNG.choice([-1, 1], 300) * RNG.uniform(0.2, 0.6, 300), RNG.normal(0, 0.004, 300)])
+    behind = np.column_stack([RNG.normal(-0.3, 0.004, 300), RNG.uniform(-0.3, 0.3, 300), RNG.uniform(0.05, 0.6, 300)])
+    under = np.column_stack([RNG.uniform(-0.28, 0.3, 120), RNG.uniform(-0.35, 0.35, 120), RNG.normal(0, 0.004, 120)])
+    return np.concatenate([wall, board]), np.concatenate([box(300), behind, under])
+
+
+def test_a_narrow_board_is_left_behind_although_a_wall_took_half_of_the_points() -> None:
+    around, points = board_and_wall()
+    found = in_support(points, around, UP)
+    assert found[300:].mean() > 0.95 and found[:300].mean() < 0.15
+
+
+def test_a_plane_so_small_that_is_not_level_is_not_what_an_object_stands_on() -> None:
+    around, points = board_and_wall()
+    found = in_support(points, around, np.array([0.0, 1.0, 0.0]))
+    assert found[300:600].mean() > 0.95 and found[600:].mean() < 0.15, "the wall is large enough, the board is not level now"
 
 
 def test_a_thin_thing_on_a_table_keeps_its_own_face() -> None:
     page = np.column_stack([RNG.uniform(-0.15, 0.15, (200, 2)), RNG.normal(0.002, 0.001, 200)])
-    assert not in_support(page, sheet(3000, 0.8)).any()
+    assert not in_support(page, sheet(3000, 0.8), UP).any()
 
 
 def test_without_planes_nothing_is_taken() -> None:
     cloud = RNG.uniform(-1, 1, (2000, 3))
-    assert not in_support(box(), cloud).any()
-    assert not in_support(box(), np.zeros((0, 3))).any() and not in_support(box(5), sheet(500, 0.8)).any()
-    assert not in_support(box(), np.zeros((500, 3))).any(), "points that are all one span no plane"
+    assert not in_support(box(), cloud, UP).any()
+    assert not in_support(box(), np.zeros((0, 3)), UP).any() and not in_support(box(5), sheet(500, 0.8), UP).any()
+    assert not in_support(box(), np.zeros((500, 3)), UP).any(), "points that are all one span no plane"
 
 
 def test_surroundings_are_the_surfaces_next_to_the_outline_only() -> None:
