@@ -62,6 +62,11 @@ class CarveConfig:
     although the captures fit no better without it: something else stands there now."""
     confirmed: float = 0.15
     """Share of its pixels, over all photos, that may agree: of what only stands behind something new a part is still seen."""
+    silent: tuple[float, float] = (0.35, 0.05)
+    """The same two shares where hardly a pixel agrees: what stands there now may hide as much and be as bright."""
+    stands: tuple[float, float] = (0.2, 2.0)
+    """A whole stored object stands still if at least this share of its pixels agrees, and so many times more than speak of change:
+    then no part of it has left either, its template is only inaccurate."""
     max_holes_outline: float = 0.6
     """`max_holes` for a set that its outline proves; it must be seen in two photos as well."""
     max_holes: float = 0.8
@@ -146,6 +151,7 @@ def find_vacated(
     found: list[VacatedSet] = []
     views = list(views)
     tried: list[Array] = []
+    standing = torch.zeros(len(gaussians), dtype=torch.bool)
     for _ in range(config.rounds):
         progress = False
         for members in [*also, *_candidate_sets(gaussians, kept, views, lift, config)]:
@@ -166,8 +172,13 @@ def find_vacated(
             refusal, note = benefit.refusal(config, views[0].mask.size), ""
             if refusal and displaced is not None and benefit.explained >= 0 and displaced(gone):
                 refusal, note = "", "something else stands there now"
-            if refusal and whole is not None and benefit.contradicts(config, views[0].mask.size) and whole(gone):
-                refusal, note = "", "the photos contradict all of it"
+            if refusal and whole is not None and whole(gone):
+                if benefit.contradicts(config, views[0].mask.size):
+                    refusal, note = "", "the photos contradict all of it"
+                elif benefit.stands(config):
+                    standing[gone] = True
+            if not refusal and float(standing[gone].float().mean()) > 0.5:
+                refusal = "part of an object that the photos still show"
             if refusal == TOO_FEW and piece is not None and piece(gone):
                 refusal = benefit.refusal(replace(config, min_footprint=config.piece_factor * config.min_footprint), views[0].mask.size)
             if not refusal and veto is not None:
@@ -234,7 +245,13 @@ class RemovalBenefit:
     def contradicts(self, config: CarveConfig, image_px: int) -> bool:
         """Whether nothing of the set is where it was, whatever is there now."""
         enough = self.num_views > 1 and self.altered_px >= config.min_footprint * image_px
-        return enough and self.contradicted >= config.contradicted and self.confirmed <= config.confirmed
+        limits = (config.contradicted, config.confirmed), config.silent
+        return enough and any(self.contradicted >= least and self.confirmed <= most for least, most in limits)
+
+    def stands(self, config: CarveConfig) -> bool:
+        """Whether the set is still seen where it was."""
+        share, factor = config.stands
+        return self.confirmed >= max(share, factor * self.contradicted)
 
     def proves(self, config: CarveConfig, image_px: int) -> bool:
         """Whether the set has left."""

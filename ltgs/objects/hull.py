@@ -42,6 +42,8 @@ class HullConfig:
     """Mean change score of an instance's pixels, each capped at 2; a strong change of light alone reaches 0.8 in places."""
     min_score_hole: float = 0.7
     """The same inside the hole of something that left, where little is known of what it hid."""
+    min_score_known: float = 0.7
+    """The same of content that is only asked whether a known object explains it: a plain thing before a plain wall."""
 
     def in_hole(self) -> HullConfig:
         """The configuration for content in a hole."""
@@ -60,6 +62,8 @@ class HullInstance:
     """Views in which it covers mask pixels."""
     is_part: bool = False
     """It was cut out of a larger instance, which stands for itself as well."""
+    is_weak: bool = False
+    """It differs too little to be something new; a known object may still explain it."""
 
     @property
     def centroid(self) -> Array:
@@ -199,9 +203,12 @@ def _components(keys: NDArray[np.int64], rows: NDArray[np.int64], steps: NDArray
 
 
 def hull_instances(
-    views: Sequence[ComparedView], *, config: HullConfig | None = None, record: DecisionRecorder | None = None
+    views: Sequence[ComparedView], *, config: HullConfig | None = None, record: DecisionRecorder | None = None, weak: bool = False
 ) -> list[HullInstance]:
     """Instances of new content, best supported first.
+
+    Args:
+        weak: also those that differ too little to be something new, marked and at the end.
 
     Blobs that only re-explain mask pixels already taken by better supported blobs (crossings of rays of two different
     objects) are dropped.
@@ -228,14 +235,16 @@ def hull_instances(
         strong = own.nonzero()[0][weight >= np.quantile(weight, 0.5)]
         instances.append(HullInstance(points[strong], tuple(masks), sum(bool(m.any()) for m in masks)))
     instances.sort(key=lambda inst: (-inst.num_views, -inst.area_px))
-    return _drop_crossings(instances, views, config, record)
+    kept, faint = _drop_crossings(instances, views, config, record)
+    return [*kept, *faint] if weak else kept
 
 
 def _drop_crossings(
     instances: list[HullInstance], views: Sequence[ComparedView], config: HullConfig, record: DecisionRecorder | None = None
-) -> list[HullInstance]:
+) -> tuple[list[HullInstance], list[HullInstance]]:
+    """The instances that stand for themselves, and weak ones; these claim no pixels."""
     taken = [np.zeros(v.mask.shape, bool) for v in views]
-    kept = []
+    kept, weak = [], []
     for instance in instances:
         fresh = [m & ~t for m, t in zip(instance.pixels, taken, strict=True)]
         areas = sorted((float(f.mean()) for f in fresh), reverse=True)
@@ -252,10 +261,12 @@ def _drop_crossings(
             if record is not None:
                 reason = f"its pixels differ too little: mean score {scores.mean():.2f}, {config.min_score:.2f} are needed"
                 record.verdict(instance, "dropped", reason=reason)
+            if scores.mean() >= config.min_score_known:
+                weak.append(replace(instance, is_weak=True))
             continue
         kept.append(instance)
         taken = [t | m for t, m in zip(taken, instance.pixels, strict=True)]
-    return kept
+    return kept, weak
 
 
 def seen_empty(

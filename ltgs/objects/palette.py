@@ -7,6 +7,7 @@ same object 0.75 to 0.98, half of them above 0.93; different ones 0.59 in the me
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -34,6 +35,8 @@ SIZE = 64
 """Pixels of the pictures of a template."""
 AZIMUTHS, ELEVATIONS = 8, (0.3, 0.8)
 """Directions it is seen from; elevations in radians."""
+RING, GAP_PX = 0.35, 3
+"""Width of the surroundings relative to the root of the content's area, and their distance from it in pixels."""
 
 
 def palette(colours: NDArray[np.float32]) -> Array | None:
@@ -92,3 +95,21 @@ def content_palette(instance: HullInstance, views: Sequence[ComparedView]) -> Ar
         unlight(view, view.photo[mask], *mask.nonzero()) for view, mask in zip(views, instance.pixels, strict=True) if mask.any()
     ]
     return palette(np.concatenate(colours)) if colours else None
+
+
+def likeness_to_surroundings(instance: HullInstance, views: Sequence[ComparedView]) -> float | None:
+    """How alike the colours of new content are to those around it in the photos; None if they are not known.
+
+    Errors of the scene show what lies around them. In three rendered rooms 8 of them had 0.87 to 0.98, 21 new objects 0.57 to
+    0.82.
+    """
+    around = []
+    for mask in instance.pixels:
+        small = mask.astype(np.uint8)
+        width = max(GAP_PX, round(RING * float(np.sqrt(mask.sum()))))
+        around.append((_grown(small, width) > 0) & ~(_grown(small, GAP_PX) > 0))
+    return likeness(content_palette(instance, views), content_palette(replace(instance, pixels=tuple(around)), views))
+
+
+def _grown(mask: NDArray[np.uint8], pixels: int) -> NDArray[np.uint8]:
+    return cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * pixels + 1, 2 * pixels + 1)))

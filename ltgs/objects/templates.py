@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import ConvexHull, Delaunay, cKDTree
 from torch import Tensor
 
 from ltgs.core.gaussians import Gaussians
@@ -325,3 +325,27 @@ def complete_members(
     near = tree.query(means[candidates])[0] <= touching * spacing
     joined = np.union1d(members.numpy(), candidates[near])
     return torch.from_numpy(joined)
+
+
+def enclosed(means: Array, members: Array, *, most: float = 0.5) -> NDArray[np.bool_]:
+    """Which points lie inside what an object's points span: its inner parts, which no photo decides.
+
+    Args:
+        means: [N, 3] the points asked about. members: [M, 3] the object's.
+        most: more of them, relative to the object's own, belong to something else that it spans.
+
+    Returns:
+        [N] bool
+    """
+    nothing = np.zeros(len(means), bool)
+    centre = np.median(members, axis=0) if len(members) else np.zeros(3)
+    reach = np.linalg.norm(members - centre, axis=1)
+    shell = members[reach <= np.quantile(reach, 0.98)] if len(members) >= 20 else members[:0]
+    near = np.flatnonzero(np.linalg.norm(means - centre, axis=1) <= reach.max(initial=0.0))
+    if len(shell) == 0 or len(near) == 0 or np.linalg.matrix_rank(shell - centre, tol=1e-3 * reach.max()) < 3:
+        return nothing
+    hull = shell[ConvexHull(shell).vertices]
+    inside = nothing.copy()
+    # A little smaller than the hull: what touches it from outside is not inside.
+    inside[near] = Delaunay(centre + 0.95 * (hull - centre)).find_simplex(means[near]) >= 0
+    return inside if inside.sum() <= most * len(members) else nothing

@@ -139,11 +139,26 @@ class _Update:
         )
         templates, tracks = dict(chronology.templates), dict(chronology.tracks)
         for item in refined:
+            if templates[item.object_id].kind == "object":
+                item = self._without_support(item, views)
             templates[item.object_id] = templates[item.object_id].of(item.gaussians)
             poses = tracks[item.object_id].world_from_object.copy()
             poses[self.visit.time] = item.pose_now
             tracks[item.object_id] = replace(tracks[item.object_id], world_from_object=poses)
         return replace(chronology, templates=templates, tracks=tracks)
+
+    def _without_support(self, item: RefineItem, views: Sequence[ComparedView]) -> RefineItem:
+        """An object without those of its new Gaussians that paint its shadow on what it stands on.
+
+        Args:
+            views: the captures without the object.
+        """
+        if item.num_known == len(item.gaussians):
+            return item
+        placed = item.gaussians.transformed(torch.as_tensor(item.pose_now, dtype=torch.float32))
+        beneath = self.visit.in_support(placed, views)
+        beneath[: item.num_known] = False
+        return replace(item, gaussians=item.gaussians[~beneath])
 
     def _complete(self, chronology: Chronology, views: Sequence[ComparedView]) -> Chronology:
         """The chronology with what these photos show of places that the first visit hardly saw."""

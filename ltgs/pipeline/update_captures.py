@@ -27,6 +27,7 @@ from ltgs.core.scene import Scene
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model, with_backing
 from ltgs.objects.hull import seen_empty
+from ltgs.objects.support import in_support, surroundings_of
 from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.patch import Target
 from ltgs.optim.sharpen import sharpen
@@ -156,6 +157,16 @@ class VisitCaptures:
     def earlier_photos(self) -> list[EarlierPhoto]:
         """All photos of the first visit."""
         return [self.earlier_photo(i) for i in range(len(self.replay))]
+
+    def in_support(self, own: Gaussians, views: Sequence[ComparedView]) -> Tensor:
+        """[M] bool: which of an object's Gaussians, in the world, belong to what it stands on or leans against, in its shadow.
+
+        Args:
+            views: the captures without the object.
+        """
+        outlines = [footprint(own, v.camera, above=0.3, backend=self.backend) for v in views]
+        points, config = own.means.double().numpy(), self.config.support
+        return torch.from_numpy(in_support(points, surroundings_of(points, views, outlines, config=config), self.up, config=config))
 
     def looked_through(self, points: Array) -> NDArray[np.int64]:
         """[M] how many photos of the first visit saw something behind points [M, 3]."""

@@ -12,6 +12,7 @@ from ltgs.depth.seeds import SeedConfig
 from ltgs.objects.associate import AssociateConfig
 from ltgs.objects.carve import CarveConfig
 from ltgs.objects.hull import HullConfig
+from ltgs.objects.join import JoinConfig
 from ltgs.objects.register import RegisterConfig
 from ltgs.objects.split import SplitConfig
 from ltgs.objects.support import SupportConfig
@@ -30,6 +31,7 @@ class UpdateConfig:
     carve: CarveConfig = field(default_factory=CarveConfig)
     hull: HullConfig = field(default_factory=HullConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
+    join: JoinConfig = field(default_factory=JoinConfig)
     register: RegisterConfig = field(default_factory=RegisterConfig)
     associate: AssociateConfig = field(default_factory=AssociateConfig)
     build: BuildConfig = field(default_factory=BuildConfig)
@@ -45,6 +47,9 @@ class UpdateConfig:
     seeds: SeedConfig = field(default_factory=SeedConfig)
     stereo_seeds: bool = True
     """New objects start from surfaces that stereo between the visit's photos measures, where it can be trusted; else from their hull."""
+    camouflage: float = 0.85
+    """New content whose colours are this alike to those around it is an error of the scene: what left was not cut out wholly, or
+    the ground beside it was painted with it."""
     unmoved_gain: float = 0.3
     """Share of the cost around its old place that a stored object must explain there to count as still standing, although the
     captures contradict its template."""

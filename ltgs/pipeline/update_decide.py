@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltgs.change.compare import footprint, with_mask
+from ltgs.change.compare import with_mask
 from ltgs.change.shade import is_relit
 from ltgs.core.chronology import BACKGROUND_ID, Presence
 from ltgs.core.gaussians import Gaussians
@@ -20,10 +20,11 @@ from ltgs.objects.associate import Match, match_instances
 from ltgs.objects.backing import Model, template_radius
 from ltgs.objects.carve import VacatedSet, find_vacated, hole_masks
 from ltgs.objects.hull import HullInstance, hull_instances
+from ltgs.objects.join import join_pieces
+from ltgs.objects.palette import likeness_to_surroundings
 from ltgs.objects.register import gain_in_place
 from ltgs.objects.split import split_instance
-from ltgs.objects.support import in_support, surroundings_of
-from ltgs.objects.templates import framed
+from ltgs.objects.templates import enclosed, framed
 from ltgs.pipeline.update_assemble import Decisions
 from ltgs.pipeline.update_captures import VisitCaptures
 from ltgs.pipeline.update_parts import Cutting, KnownObject, owner_of
@@ -60,6 +61,7 @@ class Decider:
             placed = [self._place(known[m.object_id], m) for m in matches]
             with self.visit.timed("vacated"):
                 sets, views = self._vacated(kept, placed, views, [(known[m.object_id], m) for m in matches])
+                sets, views = self._with_inside(sets, kept, placed, views)
             for vacated in sets:
                 kept[vacated.members] = False
             if round_index and not sets:
@@ -84,7 +86,9 @@ class Decider:
         with self.visit.timed("association"):
             self.visit.record.stage = "second look"
             matches = self._second_look(known, matches, views, kept, late)
-        return Decisions(known, matches, self._new_for_sure(instances, views), views, holes, self.visit.record, self.remains)
+        new = join_pieces(self._new_for_sure(instances, views), views, config=self.visit.config.join)
+        new = [i for i in new if not self._camouflaged(i, views)]
+        return Decisions(known, matches, new, views, holes, self.visit.record, self.remains)
 
     def _needed(
         self, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView], kept: Tensor
@@ -125,8 +129,8 @@ class Decider:
         """
         config, most = self.visit.config.hull, self.visit.config.max_objects
         outside = [with_mask(v, v.mask & ~h) for v, h in zip(views, holes, strict=True)]
-        instances = hull_instances(outside, config=config, record=self.visit.record)[:most]
-        num_outside = len(instances)
+        instances = hull_instances(outside, config=config, record=self.visit.record, weak=bool(known))[:most]
+        num_outside = sum(not i.is_weak for i in instances)
         if known:
             open_now = [h & (v.mask | (v.alpha < 0.6)) for v, h in zip(views, holes, strict=True)]
             if len(known) > 1:
@@ -136,7 +140,7 @@ class Decider:
             instances += [i for i in across if 0.15 < _share_in(i, holes) < 0.85][:most]
             instances += [part for i in instances for part in split_instance(i, views, self.visit.config.split)][:most]
         instances = self.visit.learned.with_outlines(instances, views)
-        self.visit.record.seen_all(instances, num_outside)
+        self.visit.record.seen_all([i for i in instances if not i.is_weak], num_outside)
         return instances, num_outside
 
     def _match(
@@ -190,6 +194,15 @@ class Decider:
                 self.visit.record.verdict(instance, "newly seen", reason="no earlier photo had looked through its place")
                 self.visit.undecided.append("Something differs where no earlier photo had looked: newly seen, not counted as new.")
         return new
+
+    def _camouflaged(self, instance: HullInstance, views: Sequence[ComparedView]) -> bool:
+        like = likeness_to_surroundings(instance, views)
+        log.info("new content at %s is like its surroundings: %s", instance.centroid, like)
+        if like is None or like < self.visit.config.camouflage:
+            return False
+        self.visit.record.verdict(instance, "dropped", reason=f"its colours are those of what lies around it ({like:.2f})")
+        self.visit.undecided.append("Something differs that has the colours of what lies around it: not counted as new.")
+        return True
 
     def _relit(self, instance: HullInstance, views: Sequence[ComparedView]) -> bool:
         config = self.visit.config.compare
@@ -313,6 +326,35 @@ class Decider:
             after = self._compare_with(after, everything[stayed], still, placed)
         return sets, after
 
+    def _with_inside(
+        self, sets: Sequence[VacatedSet], kept: Tensor, placed: Sequence[Gaussians], views: Sequence[ComparedView]
+    ) -> tuple[list[VacatedSet], list[ComparedView]]:
+        """Sets with what of the background lies inside them: no photo saw it, and the captures may not decide it.
+
+        Args:
+            views: captures against what remains without the sets.
+        """
+        still, out = kept.clone(), []
+        for vacated in sets:
+            still[vacated.members] = False
+        before = still.clone()
+        for vacated in sets:
+            own = vacated.members[self.visit.ids[vacated.members] == BACKGROUND_ID]
+            if len(own) < 0.5 * len(vacated.members):
+                out.append(vacated)
+                continue
+            own = own[~self.visit.in_support(self.visit.gaussians[own], views)]
+            open_to = (still & (self.visit.ids == BACKGROUND_ID)).nonzero()[:, 0]
+            means = self.visit.gaussians.means.double().numpy()
+            inner = open_to[torch.from_numpy(enclosed(means[open_to.numpy()], means[own.numpy()]))]
+            still[inner] = False
+            out.append(replace(vacated, members=torch.cat([vacated.members, inner]).sort().values))
+        lost = (before & ~still).nonzero()[:, 0]
+        log.info("inside of what left: %d Gaussians", len(lost))
+        if len(lost):
+            views = self._compare_with(views, self.visit.gaussians[lost], still, placed)
+        return out, list(views)
+
     def _standing(self, kept: Tensor) -> list[Tensor]:
         """Stored objects of which everything is still kept: indices [M] into the state's Gaussians."""
         templates = self.visit.old.templates
@@ -349,7 +391,7 @@ class Decider:
             if owner:
                 self.remains.append((owner, self._cutting(still, surfaces)))
             else:
-                beneath = self._in_support(still, views)
+                beneath = self.visit.in_support(self.visit.gaussians[still], views)
                 own, footing = self._cutting(still[~beneath], surfaces), self._cutting(still[beneath], surfaces)
                 template, pose = framed(own.gaussians)
                 template = self.visit.sharpened(template, pose, own)
@@ -374,13 +416,6 @@ class Decider:
         late = [k for k in surfaces if self.visit.old.tracks[k].presence[0] == Presence.ABSENT]
         shares = {k: float((self.visit.ids[members] == k).float().mean()) for k in late}
         return max(shares, key=shares.__getitem__) if sum(shares.values()) > 0.5 else 0
-
-    def _in_support(self, members: Tensor, views: Sequence[ComparedView]) -> Tensor:
-        """[M] bool: which members of a set belong to what the thing stood on, in its shadow."""
-        own = self.visit.gaussians[members]
-        outlines = [footprint(own, v.camera, above=0.3, backend=self.visit.backend) for v in views]
-        points, config = own.means.double().numpy(), self.visit.config.support
-        return torch.from_numpy(in_support(points, surroundings_of(points, views, outlines, config=config), self.visit.up, config=config))
 
     def _cutting(self, members: Tensor, surfaces: Sequence[int]) -> Cutting:
         """Members of a set by where they come from: the background, or one of the surfaces."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isfinite
 from typing import Any, Literal
 
 import torch
@@ -73,11 +74,14 @@ def _check_arguments(
         )
     if gaussians.device.type != "cpu":
         return gaussians.sh_degree if sh_degree is None else min(sh_degree, gaussians.sh_degree)  # looking at values would wait
-    for name, value in (("K", cameras.K), ("cam_from_world", cameras.cam_from_world), ("features", features), ("background", background)):
+    for name, value in (("features", features), ("background", background)):
         if value is not None and not bool(value.detach().isfinite().all()):
             raise ValueError(f"{name} contains a value that is not finite.")
-    K = cameras.K.detach()
-    if bool((K[:, [0, 1], [0, 1]] <= 0).any()) or bool((K[:, 0, 1].abs() > 1e-6 * K[:, 0, 0]).any()):
+    # Few numbers: Python checks them in a tenth of the time of a handful of tensor operations.
+    for name, value in (("K", cameras.K), ("cam_from_world", cameras.cam_from_world)):
+        if not all(map(isfinite, value.detach().flatten().tolist())):
+            raise ValueError(f"{name} contains a value that is not finite.")
+    if any(K[0][0] <= 0 or K[1][1] <= 0 or abs(K[0][1]) > 1e-6 * K[0][0] for K in cameras.K.detach().tolist()):
         raise ValueError("K must have positive focal lengths and no skew.")
     return gaussians.sh_degree if sh_degree is None else min(sh_degree, gaussians.sh_degree)
 

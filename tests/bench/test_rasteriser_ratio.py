@@ -9,7 +9,8 @@ import torch
 
 from ltgs.native import available_isas
 from ltgs.render import render
-from tests.bench.rasteriser import measure_gsplat, measure_native, measure_tile_loop
+from tests.bench.machine import machine
+from tests.bench.rasteriser import measure_gsplat, measure_native, measure_tile_loop, table
 from tests.bench.room import inside_camera, room
 from tests.bench.tile_loop import tile_loop
 
@@ -22,13 +23,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_tens_of_times_faster_than_the_torch_tile_loop() -> None:
-    # Measured 88 to 168 with AVX2 on a shared machine and 99 on a quiet one, the fastest of a few runs each; machines
-    # without AVX2 are not held to the figure.
+def test_a_hundred_times_faster_than_the_torch_tile_loop() -> None:
+    # Measured 119 to 172 with AVX2 on a shared machine, fastest run against fastest run; the loop suffers more from other
+    # work, so the smallest is the one of a quiet moment. Machines without AVX2 are not held to the figure.
     if available_isas()[-1] == "baseline":
         pytest.skip("the figure is for AVX2 and wider")
-    native = measure_native(20_000, 0, 640, 480, repeats=7)["fastest_ms"]
-    assert measure_tile_loop(20_000, 640, 480) / native >= 70
+    assert measure_tile_loop()["ratio_of_fastest"] >= 100
 
 
 @pytest.mark.parametrize("isa", available_isas())
@@ -51,6 +51,14 @@ def test_the_tile_loop_draws_the_same_picture() -> None:
     gaussians, cameras = room(2_000, 0), inside_camera(96, 64)
     difference = (tile_loop(gaussians, cameras, 0) - render(gaussians, cameras, backend="cpu").rgb[0]).abs()
     assert float(difference.mean()) < 5e-3  # it cuts at three standard deviations
+
+
+def test_the_report_is_printed_with_the_machine() -> None:
+    case = measure_native(200, 0, 64, 48, repeats=2)
+    loop = {"ratio_of_fastest": 119.0}
+    text = table({"machine": machine(), "cases": [case], "torch_tile_loop_20k_640x480": loop, "gsplat": {"skipped": "no card"}})
+    assert machine()["isa"] in text.splitlines()[0] and f"fastest {case['fastest_ms']:.1f}" in text
+    assert "119.00" in text and "gsplat skipped: no card" in text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device to measure")

@@ -83,7 +83,7 @@ def test_new_gaussians_neither_grow_into_shadows_nor_run_away() -> None:
     free = refine_visit(FLOOR, [item], shaded, [], FLOOR, config=loose)[0].gaussians
     radius = float((seeds.means - seeds.means.mean(0)).norm(dim=1).quantile(0.9))
     assert free.scales.max() > 0.2 * radius, "without bounds they do grow"
-    assert 0 < len(bound) and bound.scales.max() <= 0.15 * radius * 1.001
+    assert len(bound) > 0 and bound.scales.max() <= 0.15 * radius * 1.001
     low, high = seeds.means.amin(0), seeds.means.amax(0)
     slack = 0.2 * float((high - low).max()) + 1e-5
     assert (bound.means >= low - slack).all() and (bound.means <= high + slack).all()

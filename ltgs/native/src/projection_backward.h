@@ -22,6 +22,18 @@ struct BlockGradient {
   alignas(64) float moment[kMoments][W], channel[kChannels][W];
 };
 
+// Add up a Gaussian's records; for colours alone, with a size known to the compiler, in registers.
+LTGS_INLINE void add_records(const float* record, uint32_t count, int size, float* total) {
+  constexpr int kColours = kMoments + 3;
+  if (size == kColours) {
+    for (; count > 0; --count, record += kColours)
+      for (int k = 0; k < kColours; ++k) total[k] += record[k];
+    return;
+  }
+  for (; count > 0; --count, record += size)
+    for (int k = 0; k < size; ++k) total[k] += record[k];
+}
+
 LTGS_INLINE void sum_records(const Frame& frame, int64_t base, unsigned visible, const ParameterGradients& out, BlockGradient& g) {
   std::memset(&g, 0, sizeof g);
   const int size = frame.record_size(), own = frame.record_base, features = std::min(frame.record_features, out.feature_width);
@@ -29,9 +41,7 @@ LTGS_INLINE void sum_records(const Frame& frame, int64_t base, unsigned visible,
     const int lane = __builtin_ctz(left);
     const int64_t i = base + lane;
     float total[kMoments + kChannels + kFeatures] = {};
-    const float* record = frame.records.data() + static_cast<size_t>(frame.first_slot[i]) * size;
-    for (uint32_t n = frame.num_tiles[i]; n > 0; --n, record += size)
-      for (int k = 0; k < size; ++k) total[k] += record[k];
+    add_records(frame.records.data() + static_cast<size_t>(frame.first_slot[i]) * size, frame.num_tiles[i], size, total);
     if (out.features)
       for (int k = 0; k < features; ++k) out.features[i * out.feature_width + k] += total[kMoments + own + k];
     if (frame.has_extra_geometry)

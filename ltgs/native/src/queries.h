@@ -9,7 +9,7 @@ namespace {
 // Per pixel the Gaussian with the largest weight T alpha, the nearer one of equals, or -1; both images are [H, W].
 inline void top_contributor_tile(const Frame& frame, int tile, int32_t* ids, float* weights) {
   const TilePlace at = place_of(frame.view, tile);
-  alignas(64) float T[kTilePixels], best[kTilePixels];
+  alignas(64) float alpha[kTilePixels], T[kTilePixels], best[kTilePixels];
   alignas(64) int32_t who[kTilePixels];
   StepMask live = start_transmittance(frame, at, T);
   std::fill(best, best + kTilePixels, 0.0f);
@@ -21,24 +21,26 @@ inline void top_contributor_tile(const Frame& frame, int tile, int32_t* ids, flo
     const int count = static_cast<int>(std::min<uint32_t>(kBatch, end - from));
     load_batch(frame, entries + from, count, at, batch);
     for (int e = 0; e < count; ++e) {
+      if (e % kLiveCheck == 0) live = without_dead(live, T);
+      const StepMask steps = live & batch.steps[e];
+      const Splat& s = *batch.splat[e];
       const vf id = (vf)isplat(static_cast<int32_t>(entries[from + e].gaussian));
-      for_each_strip(live & batch.steps[e], [&](int strip, StepMask left) {
-        const StripPower power(*batch.splat[e], at, strip, lane_cols, lane_rows);
-        vm fresh = none();
-        for (StepMask todo = left; todo; todo &= todo - 1) {
-          const int bit = __builtin_ctzll(todo);
-          const Composited c = composite_step(power.at_dy(power.dy(bit)), T + bit * kCols);
-          float *leader = best + bit * kCols, *name = reinterpret_cast<float*>(who + bit * kCols);
-          const vm better = less(load(leader), c.weight);
-          store(leader, vmax(load(leader), c.weight));
+      write_alphas(s, at, steps, RowOffsets(s, at), lane_cols, lane_rows, alpha);
+      for_each_run(steps, [&](int strip, int row, int length) {
+        for (int i = (strip * kTile + row) * kCols, last = i + length * W; i < last; i += W) {
+          const vf weight = composite_step(load(alpha + i), T + i).weight;
+          float *leader = best + i, *name = reinterpret_cast<float*>(who + i);
+          const vm better = less(load(leader), weight);
+          store(leader, vmax(load(leader), weight));
           store(name, select(better, id, load(name)));
-          fresh = either(fresh, c.fresh);
         }
-        if (any(fresh)) live = without_dead(live, left, T);
       });
     }
   }
-  for_each_pixel(frame.view, at, [&](int pixel, int64_t to) { ids[to] = who[pixel], weights[to] = best[pixel]; });
+  for_each_span(frame.view, at, [&](int pixel, int64_t to, int count) {
+    std::copy(who + pixel, who + pixel + count, ids + to);
+    std::copy(best + pixel, best + pixel + count, weights + to);
+  });
 }
 
 inline void top_contributors(const Frame& frame, int32_t* ids, float* weights, int threads) {

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "parallel.h"
-#include "tile.h"
+#include "spans.h"
 
 namespace ltgs {
 namespace {
@@ -33,15 +33,21 @@ LTGS_INLINE void load_channels(const Splat& splat_, uint32_t gaussian, const Fea
   for (int k = 0; k < F; ++k) channel[BASE + k] = splat(k < features.width ? values[k] : 0.0f);
 }
 
-// Composite the tile's entries into T and, channel by channel, acc; returns the number of evaluated (Gaussian, pixel)
-// pairs. With kWeights the plane after the channels collects the sum of the weights: 1 - T equals it, but has lost its
-// digits where T is close to 1.
+// What a tile's pixels have gathered, and scratch for the alphas of one Gaussian.
+template <int SUMS>
+struct TileSums {
+  alignas(64) float alpha[kTilePixels], T[kTilePixels], sum[SUMS][kTilePixels];
+};
+
+// Composite the tile's entries into T and, channel by channel, the sums; returns the number of evaluated (Gaussian,
+// pixel) pairs. With kWeights the plane after the channels collects the sum of the weights: 1 - T equals it, but has
+// lost its digits where T is close to 1.
 template <int BASE, int F, bool kWeights = false>
-uint64_t composite_tile(const Frame& frame, int tile, const FeatureSource& features, float* T, float* acc) {
+uint64_t composite_tile(const Frame& frame, int tile, const FeatureSource& features, TileSums<BASE + F + kWeights>& pixels) {
   constexpr int NCH = BASE + F;
   const TilePlace at = place_of(frame.view, tile);
-  StepMask live = start_transmittance(frame, at, T);
-  std::fill(acc, acc + (NCH + kWeights) * kTilePixels, 0.0f);
+  StepMask live = start_transmittance(frame, at, pixels.T);
+  std::memset(pixels.sum, 0, sizeof pixels.sum);
   const Entry* entries = frame.entries.data();
   const vf lane_cols = lane_columns(), lane_rows = lane_row_numbers();
   uint64_t steps_done = 0;
@@ -50,34 +56,24 @@ uint64_t composite_tile(const Frame& frame, int tile, const FeatureSource& featu
     const int count = static_cast<int>(std::min<uint32_t>(kBatch, end - from));
     load_batch(frame, entries + from, count, at, batch);
     for (int e = 0; e < count; ++e) {
+      if (e % kLiveCheck == 0) live = without_dead(live, pixels.T);
       const StepMask steps = live & batch.steps[e];
       if (!steps) continue;
+      const Splat& s = *batch.splat[e];
       vf channel[NCH];
-      load_channels<BASE, F>(*batch.splat[e], entries[from + e].gaussian, features, channel);
+      load_channels<BASE, F>(s, entries[from + e].gaussian, features, channel);
       steps_done += __builtin_popcountll(steps);
-      for_each_strip(steps, [&](int strip, StepMask left) {
-        const StripPower power(*batch.splat[e], at, strip, lane_cols, lane_rows);
-        vm fresh = none();
-        for (StepMask todo = left; todo; todo &= todo - 1) {
-          const int bit = __builtin_ctzll(todo);
-          float* pixels = acc + bit * kCols;
-          const Composited c = composite_step(power.at_dy(power.dy(bit)), T + bit * kCols);
-          for (int k = 0; k < NCH; ++k) store(pixels + k * kTilePixels, fma(c.weight, channel[k], load(pixels + k * kTilePixels)));
-          if (kWeights) store(pixels + NCH * kTilePixels, load(pixels + NCH * kTilePixels) + c.weight);
-          fresh = either(fresh, c.fresh);
+      write_alphas(s, at, steps, RowOffsets(s, at), lane_cols, lane_rows, pixels.alpha);
+      for_each_run(steps, [&](int strip, int row, int length) {
+        for (int i = (strip * kTile + row) * kCols, last = i + length * W; i < last; i += W) {
+          const vf weight = composite_step(load(pixels.alpha + i), pixels.T + i).weight;
+          for (int k = 0; k < NCH; ++k) store(pixels.sum[k] + i, fma(weight, channel[k], load(pixels.sum[k] + i)));
+          if (kWeights) store(pixels.sum[NCH] + i, load(pixels.sum[NCH] + i) + weight);
         }
-        if (any(fresh)) live = without_dead(live, left, T);
       });
     }
   }
   return steps_done * W;
-}
-
-// Copy `width` planar channels of a tile into an interleaved image [H, W, stride] at channel offset `offset`.
-LTGS_INLINE void write_tile(const View& view, int tile, const float* planes, int width, float* image, int64_t stride, int offset) {
-  for_each_pixel(view, place_of(view, tile), [&](int pixel, int64_t to) {
-    for (int k = 0; k < width; ++k) image[to * stride + offset + k] = planes[k * kTilePixels + pixel];
-  });
 }
 
 struct Images {
@@ -87,36 +83,41 @@ struct Images {
   int width;
 };
 
-// `weights` is the plane of summed weights, null without depth.
-inline void finish_pixels(Frame& frame, int tile, const float* T, const float* acc, const float* weights, const Images& out) {
-  write_tile(frame.view, tile, acc, 3, out.rgb, 3, 0);
-  for_each_pixel(frame.view, place_of(frame.view, tile), [&](int pixel, int64_t to) {
-    const float t = std::fabs(T[pixel]);
-    frame.transmittance[to] = t;
-    out.alpha[to] = 1.0f - t;
-    if (!weights) return;
-    const float weight = weights[pixel], mean = weight > 0.0f ? acc[3 * kTilePixels + pixel] / weight : 0.0f;
-    frame.weight_sum[to] = weight;
-    frame.depth_mean[to] = out.depth[to] = mean;
-  });
-}
-
 template <int BASE, int F>
 void render_tile(Frame& frame, int tile, const FeatureSource& features, const Images& out) {
-  constexpr int NCH = BASE + F;
-  alignas(64) float T[kTilePixels], acc[(NCH + 1) * kTilePixels];
-  frame.tile_pairs[tile] = composite_tile<BASE, F, BASE == 4>(frame, tile, features, T, acc);
-  finish_pixels(frame, tile, T, acc, BASE == 4 ? acc + NCH * kTilePixels : nullptr, out);
-  if (F) write_tile(frame.view, tile, acc + BASE * kTilePixels, features.width, out.features, out.width, 0);
+  constexpr bool kDepth = BASE == 4;
+  TileSums<BASE + F + kDepth> pixels;
+  frame.tile_pairs[tile] = composite_tile<BASE, F, kDepth>(frame, tile, features, pixels);
+  const TilePlace at = place_of(frame.view, tile);
+  prefetch_next_tile<true>(frame.view, tile, out.rgb, 3);
+  prefetch_next_tile<true>(frame.view, tile, out.alpha, 1);
+  prefetch_next_tile<true>(frame.view, tile, frame.transmittance.data(), 1);
+  for_each_span(frame.view, at, [&](int pixel, int64_t to, int count) {
+    write_rgb(pixels.sum[0] + pixel, kTilePixels, count, out.rgb + 3 * to);
+    float *transmittance = frame.transmittance.data() + to, *alpha = out.alpha + to;
+    for (int i = 0; i < count; ++i) transmittance[i] = std::fabs(pixels.T[pixel + i]);
+    for (int i = 0; i < count; ++i) alpha[i] = 1.0f - std::fabs(pixels.T[pixel + i]);
+    for (int i = 0; kDepth && i < count; ++i) {
+      const float weight = pixels.sum[BASE + F][pixel + i], mean = weight > 0.0f ? pixels.sum[3][pixel + i] / weight : 0.0f;
+      frame.weight_sum[to + i] = weight;
+      frame.depth_mean[to + i] = out.depth[to + i] = mean;
+    }
+  });
+  if constexpr (F > 0) write_planes(frame.view, at, pixels.sum[BASE], features.width, out.features, out.width, 0);
 }
 
 // The channels of a wide feature image that did not fit beside the colours.
 inline void render_more_features(Frame& frame, int tile, const Images& out) {
-  alignas(64) float T[kTilePixels], acc[kFeatures * kTilePixels];
   for (int offset = kFeatures; offset < out.width; offset += kFeatures) {
     const FeatureSource source{out.feature_values, out.width, offset, std::min(kFeatures, out.width - offset)};
-    with_feature_width(source.width, [&](auto width) { composite_tile<0, decltype(width)::value>(frame, tile, source, T, acc); });
-    write_tile(frame.view, tile, acc, source.width, out.features, out.width, offset);
+    with_feature_width(source.width, [&](auto width) {
+      constexpr int F = decltype(width)::value;
+      if constexpr (F > 0) {
+        TileSums<F> pixels;
+        composite_tile<0, F>(frame, tile, source, pixels);
+        write_planes(frame.view, place_of(frame.view, tile), pixels.sum[0], source.width, out.features, out.width, offset);
+      }
+    });
   }
 }
 

@@ -14,7 +14,7 @@ constexpr int kMoments = 6;  // sums over pixels of v, v dx, v dy, v dx^2, v dx 
 
 template <int NCH>
 struct TileGradient {
-  alignas(64) float T[kTilePixels], D[kTilePixels], g[NCH * kTilePixels], depth[kTilePixels];  // depth: see start_pixels
+  alignas(64) float alpha[kTilePixels], T[kTilePixels], D[kTilePixels], g[NCH * kTilePixels], depth[kTilePixels];  // depth: see start_pixels
 };
 
 // Per-lane sums over the rows of one strip. dx is constant in a lane, so its moments are folded in once per entry.
@@ -25,8 +25,9 @@ struct LaneSums {
 
 // A step of the forward pass once more, and what it adds to the sums. BASE = 4: channel 3 is the depth.
 template <int BASE, int NCH, bool kGeometry>
-LTGS_INLINE vm differentiate_step(vf power, vf dy, const vf* channel, TileGradient<NCH>& pixels, int at, LaneSums<NCH>& sums) {
-  const Composited c = composite_step(power, pixels.T + at);
+LTGS_INLINE void differentiate_step(vf dy, const vf* channel, TileGradient<NCH>& pixels, int at, LaneSums<NCH>& sums) {
+  const vf alpha = load(pixels.alpha + at);
+  const Composited c = composite_step(alpha, pixels.T + at);
   vf along = splat(0.0f);
   for (int k = 0; k < NCH; ++k) {
     const vf gradient = load(pixels.g + k * kTilePixels + at);
@@ -36,14 +37,12 @@ LTGS_INLINE vm differentiate_step(vf power, vf dy, const vf* channel, TileGradie
   if (kGeometry) {
     const vf gain = c.weight * along, rest = load(pixels.D + at) - gain;
     store(pixels.D + at, rest);
-    // A clamped alpha does not depend on the splat any more; in a finished pixel the quotient means nothing.
-    const vm counted = but_not(less_equal(c.raw, splat(kMaxAlpha)), c.stop);
-    const vf v = keep(counted, gain - rest * (c.weight / c.next)), vdy = v * dy;
+    // A clamped alpha does not depend on the splat any more.
+    const vf v = keep(less(alpha, splat(kMaxAlpha)), gain - rest * (c.weight / c.next)), vdy = v * dy;
     sums.v0 += v;
     sums.v1 += vdy;
     sums.v2 = fma(vdy, dy, sums.v2);
   }
-  return c.fresh;
 }
 
 // Lane sums of one entry in the order of its record: moments, then channels.
@@ -77,25 +76,23 @@ void differentiate_tile(Frame& frame, int tile, const FeatureSource& features, T
     if (live) load_batch(frame, entries + from, count, at, batch);
     for (int e = 0; e < count; ++e) __builtin_prefetch(records + static_cast<size_t>(entries[from + e].slot) * kRecord, 1);
     for (int e = 0; e < count; ++e) {
+      if (e % kLiveCheck == 0) live = without_dead(live, state.T);
       float* record = records + static_cast<size_t>(entries[from + e].slot) * kRecord;
       const StepMask steps = live ? live & batch.steps[e] : 0;
       if (!steps) {
         std::fill(record, record + kRecord, 0.0f);
         continue;
       }
+      const Splat& s = *batch.splat[e];
       vf channel[NCH], total[kRecord] = {};
-      if (kGeometry) load_channels<BASE, F>(*batch.splat[e], entries[from + e].gaussian, features, channel);
-      for_each_strip(steps, [&](int strip, StepMask left) {
-        const StripPower power(*batch.splat[e], at, strip, lane_cols, lane_rows);
+      if (kGeometry) load_channels<BASE, F>(s, entries[from + e].gaussian, features, channel);
+      const RowOffsets rows(s, at);
+      write_alphas(s, at, steps, rows, lane_cols, lane_rows, state.alpha);
+      for_each_run(steps, [&](int strip, int row, int length) {
         LaneSums<NCH> sums{};
-        vm fresh = none();
-        for (StepMask todo = left; todo; todo &= todo - 1) {
-          const int bit = __builtin_ctzll(todo);
-          const vf dy = power.dy(bit);
-          fresh = either(fresh, differentiate_step<BASE, NCH, kGeometry>(power.at_dy(dy), dy, channel, state, bit * kCols, sums));
-        }
-        fold_strip<NCH, kGeometry>(sums, power.dx, total);
-        if (any(fresh)) live = without_dead(live, left, state.T);
+        for (int i = (strip * kTile + row) * kCols, last = i + length * W; i < last; i += W, row += kRows)
+          differentiate_step<BASE, NCH, kGeometry>(rows.dy(row, lane_rows), channel, state, i, sums);
+        fold_strip<NCH, kGeometry>(sums, strip_dx(s, at, strip, lane_cols), total);
       });
       sum_record<kRecord>(total, record);
     }
@@ -115,28 +112,33 @@ struct ImageGradients {
 template <int BASE, int F, bool kGeometry>
 LTGS_INLINE void start_pixels(const Frame& frame, const TilePlace& at, const ImageGradients& in, const FeatureSource& source,
                               TileGradient<BASE + F>& s) {
-  std::fill(s.g, s.g + (BASE + F) * kTilePixels, 0.0f);
-  std::fill(s.D, s.D + kTilePixels, 0.0f);
-  std::fill(s.depth, s.depth + kTilePixels, 0.0f);
-  for_each_pixel(frame.view, at, [&](int to, int64_t pixel) {
-    float d = BASE && in.alpha ? -in.alpha[pixel] * frame.transmittance[pixel] : 0.0f;
-    if (BASE && in.rgb)
-      for (int k = 0; k < 3; ++k) {
-        s.g[k * kTilePixels + to] = in.rgb[pixel * 3 + k];
-        d += in.rgb[pixel * 3 + k] * in.rgb_value[pixel * 3 + k];
+  std::memset(s.D, 0, sizeof s.D);
+  std::memset(s.g, 0, sizeof s.g);
+  if (BASE == 4) std::memset(s.depth, 0, sizeof s.depth);
+  for_each_span(frame.view, at, [&](int to, int64_t pixel, int count) {
+    float d[kCols] = {};
+    for (int i = 0; BASE && in.alpha && i < count; ++i) d[i] = -in.alpha[pixel + i] * frame.transmittance[pixel + i];
+    if (BASE && in.rgb) {
+      float value[3 * kCols];
+      read_rgb(in.rgb + 3 * pixel, count, s.g + to, kTilePixels);
+      read_rgb(in.rgb_value + 3 * pixel, count, value, kCols);
+      for (int k = 0; k < 3; ++k)
+        for (int i = 0; i < kCols; ++i) d[i] += s.g[k * kTilePixels + to + i] * value[k * kCols + i];
+    }
+    // depth = sum w z / sum w, so dL/dw = g (z - depth): a channel centred on the pixel's own depth, whose D starts at
+    // zero. Without the centring D would be the difference of two large numbers.
+    for (int i = 0; BASE == 4 && i < count; ++i)
+      if (frame.weight_sum[pixel + i] > 0.0f) {
+        s.g[3 * kTilePixels + to + i] = in.depth[pixel + i] / frame.weight_sum[pixel + i];
+        s.depth[to + i] = frame.depth_mean[pixel + i];
       }
-    if (BASE == 4 && frame.weight_sum[pixel] > 0.0f) {
-      // depth = sum w z / sum w, so dL/dw = g (z - depth): a channel centred on the pixel's own depth, whose D starts
-      // at zero. Without the centring D would be the difference of two large numbers.
-      s.g[3 * kTilePixels + to] = in.depth[pixel] / frame.weight_sum[pixel];
-      s.depth[to] = frame.depth_mean[pixel];
-    }
-    for (int k = 0; F && k < source.width; ++k) {
-      const int64_t from = pixel * source.stride + source.offset + k;
-      s.g[(BASE + k) * kTilePixels + to] = in.features[from];
-      if (kGeometry) d += in.features[from] * in.feature_image[from];
-    }
-    s.D[to] = d;
+    for (int i = 0; F && i < count; ++i)
+      for (int k = 0; k < source.width; ++k) {
+        const int64_t from = (pixel + i) * source.stride + source.offset + k;
+        s.g[(BASE + k) * kTilePixels + to + i] = in.features[from];
+        if (kGeometry) d[i] += in.features[from] * in.feature_image[from];
+      }
+    std::copy(d, d + kCols, s.D + to);
   });
 }
 
@@ -152,6 +154,10 @@ void differentiate_pass(Frame& frame, const ImageGradients& in, int offset, int 
     TileGradient<BASE + F> state;
     const TilePlace at = place_of(frame.view, int(tile));
     start_pixels<BASE, F, kGeometry>(frame, at, in, source, state);
+    if (BASE && in.rgb) {
+      prefetch_next_tile<false>(frame.view, int(tile), in.rgb, 3);
+      prefetch_next_tile<false>(frame.view, int(tile), in.rgb_value, 3);
+    }
     const StepMask live = start_transmittance(frame, at, state.T);
     differentiate_tile<BASE, F, kGeometry>(frame, int(tile), source, state, live);
   });

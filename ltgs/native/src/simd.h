@@ -41,9 +41,6 @@ LTGS_INLINE unsigned bits(vm m) { return m; }
 LTGS_INLINE vf select(vm m, vf yes, vf no) { return _mm512_mask_mov_ps(no, m, yes); }
 LTGS_INLINE vf keep(vm m, vf v) { return _mm512_maskz_mov_ps(m, v); }
 LTGS_INLINE vf keep_not(vm m, vf v) { return _mm512_maskz_mov_ps(static_cast<vm>(~m), v); }
-LTGS_INLINE vm either(vm a, vm b) { return static_cast<vm>(a | b); }
-LTGS_INLINE vm none() { return 0; }
-LTGS_INLINE vm where_positive(vm m, vf a) { return but_not(m, _mm512_movepi32_mask(_mm512_castps_si512(a))); }  // by the sign bit
 LTGS_INLINE vf fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 LTGS_INLINE vf fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
 LTGS_INLINE vf negative(vf a) { return _mm512_or_ps(a, _mm512_set1_ps(-0.0f)); }
@@ -72,9 +69,6 @@ LTGS_INLINE bool any(vm m) { return _mm256_movemask_ps(m) != 0; }
 LTGS_INLINE vf select(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }
 LTGS_INLINE vf keep(vm m, vf v) { return _mm256_and_ps(m, v); }
 LTGS_INLINE vf keep_not(vm m, vf v) { return _mm256_andnot_ps(m, v); }
-LTGS_INLINE vm either(vm a, vm b) { return _mm256_or_ps(a, b); }
-LTGS_INLINE vm none() { return _mm256_setzero_ps(); }
-LTGS_INLINE vm where_positive(vm m, vf a) { return _mm256_andnot_ps(a, m); }  // by the sign bit; for any() and bits() only
 LTGS_INLINE vf fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 LTGS_INLINE vf fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
 LTGS_INLINE vf negative(vf a) { return _mm256_or_ps(a, _mm256_set1_ps(-0.0f)); }
@@ -110,9 +104,6 @@ LTGS_INLINE bool any(vm m) { return (m[0] | m[1] | m[2] | m[3]) != 0; }
 LTGS_INLINE vf select(vm m, vf yes, vf no) { return m ? yes : no; }
 LTGS_INLINE vf keep(vm m, vf v) { return (vf)(m & (vi)v); }
 LTGS_INLINE vf keep_not(vm m, vf v) { return (vf)(~m & (vi)v); }
-LTGS_INLINE vm either(vm a, vm b) { return a | b; }
-LTGS_INLINE vm none() { return vm{}; }
-LTGS_INLINE vm where_positive(vm m, vf a) { return m & ~((vi)a >> 31); }  // by the sign bit
 LTGS_INLINE vf fma(vf a, vf b, vf c) { return a * b + c; }
 LTGS_INLINE vf fnma(vf a, vf b, vf c) { return c - a * b; }
 LTGS_INLINE vf negative(vf a) { return (vf)((vi)a | (vi)splat(-0.0f)); }

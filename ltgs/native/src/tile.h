@@ -1,9 +1,10 @@
-// One 16x16 tile: how its pixels lie in memory, which of them a Gaussian can reach, and the compositing step that the
-// forward and the backward pass share.
+// One 16x16 tile: how its pixels lie in memory, which of them a Gaussian can reach, its alphas there, and the
+// compositing step that the forward and the backward pass share.
 //
 // A tile is cut into strips of kCols columns. A register covers kRows rows of one strip, so a small Gaussian costs few
 // idle lanes. Pixels are stored strip by strip, and a *step* is one register: bit `strip * 16 + row` of a step mask
-// stands for the step whose first row is `row`, and its pixels start at float `bit * kCols` of every plane.
+// stands for the step whose first row is `row`, and its pixels start at float `bit * kCols` of every plane. The steps
+// below it in the strip follow at once, W floats each.
 #pragma once
 
 #include <algorithm>
@@ -22,11 +23,10 @@ constexpr int kCols = LTGS_COLS;          // columns of a strip
 constexpr int kRows = W / kCols;          // rows of a register
 constexpr int kStrips = kTile / kCols;
 using StepMask = uint64_t;
+constexpr int kLiveCheck = 8;             // entries between two looks for steps whose pixels are all finished
 constexpr StepMask kStripSteps = kRows == 1 ? 0xffffu : kRows == 2 ? 0x5555u : 0x1111u;  // of strip 0
 constexpr float kRowNumber[kTile] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 static_assert(kRows * kCols == W && kStrips * kTile <= 64, "a register is a block of pixels");
-
-LTGS_INLINE int pixel_index(int row, int col) { return ((col / kCols) * kTile + row) * kCols + col % kCols; }
 
 // Offset of every lane's pixel from the first pixel of its register.
 LTGS_INLINE vf lane_columns() {
@@ -40,11 +40,15 @@ LTGS_INLINE vf lane_row_numbers() {
   return load(n);
 }
 
-// Call body(strip, steps of that strip) for every strip with steps.
+// Call body(strip, row, steps) for every run of adjacent steps: so many of them from that row of the strip on.
 template <class Body>
-LTGS_INLINE void for_each_strip(StepMask steps, const Body& body) {
+LTGS_INLINE void for_each_run(StepMask steps, const Body& body) {
+  constexpr StepMask kStepRows = (1u << kRows) - 1;  // the bits of all rows of a step
   for (int strip = 0; strip < kStrips; ++strip)
-    if (const StepMask left = steps & (StepMask{0xffff} << (strip * kTile))) body(strip, left);
+    for (StepMask rows = (steps >> (strip * kTile) & 0xffff) * kStepRows; rows; rows &= rows + (rows & (0 - rows))) {
+      const int row = __builtin_ctzll(rows);
+      body(strip, row, __builtin_ctzll(~(rows >> row)) / kRows);
+    }
 }
 
 struct TilePlace {
@@ -56,18 +60,21 @@ LTGS_INLINE TilePlace place_of(const View& view, int tile) {
   return {x, y, std::min(kTile, view.width - x), std::min(kTile, view.height - y)};
 }
 
-// Call body(row, col, index of the pixel in the tile, index of the pixel in the image) for the pixels inside the image.
+// Call body(index of the first pixel in the tile, in the image, number of pixels) for every row of every strip; fewer
+// than kCols pixels at the right edge of the image.
 template <class Body>
-LTGS_INLINE void for_each_pixel(const View& view, const TilePlace& at, const Body& body) {
+LTGS_INLINE void for_each_span(const View& view, const TilePlace& at, const Body& body) {
   for (int row = 0; row < at.rows; ++row) {
     const int64_t first = static_cast<int64_t>(at.y + row) * view.width + at.x;
-    for (int col = 0; col < at.columns; ++col) body(pixel_index(row, col), first + col);
+    for (int strip = 0; strip * kCols < at.columns; ++strip)
+      body((strip * kTile + row) * kCols, first + strip * kCols, std::min(kCols, at.columns - strip * kCols));
   }
 }
 
-LTGS_INLINE StepMask without_dead(StepMask live, StepMask touched, const float* T) {
-  for (; touched; touched &= touched - 1) {
-    const int bit = __builtin_ctzll(touched);
+// The steps among `live` that still have an unfinished pixel.
+LTGS_INLINE StepMask without_dead(StepMask live, const float* T) {
+  for (StepMask left = live; left; left &= left - 1) {
+    const int bit = __builtin_ctzll(left);
     if (!any(less(splat(0.0f), load(T + bit * kCols)))) live &= ~(StepMask{1} << bit);
   }
   return live;
@@ -77,11 +84,13 @@ LTGS_INLINE StepMask without_dead(StepMask live, StepMask touched, const float* 
 LTGS_INLINE StepMask start_transmittance(const Frame& frame, const TilePlace& at, float* T) {
   std::fill(T, T + kTilePixels, -1.0f);
   const uint8_t* active = frame.has_region ? frame.region.data() : nullptr;
-  for_each_pixel(frame.view, at, [&](int pixel, int64_t in_image) { T[pixel] = !active || active[in_image] ? 1.0f : -1.0f; });
+  for_each_span(frame.view, at, [&](int pixel, int64_t in_image, int count) {
+    for (int i = 0; i < count; ++i) T[pixel + i] = !active || active[in_image + i] ? 1.0f : -1.0f;
+  });
   const StepMask rows = ((1u << at.rows) - 1u) & kStripSteps;
   StepMask live = 0;
   for (int strip = 0; strip * kCols < at.columns; ++strip) live |= rows << (strip * kTile);
-  return active ? without_dead(live, live, T) : live;
+  return active ? without_dead(live, T) : live;
 }
 
 // Entries of a tile whose step masks are computed together.
@@ -142,39 +151,51 @@ LTGS_INLINE void load_batch(const Frame& frame, const Entry* entries, int count,
   batch_steps(at, count, out);
 }
 
-// One Gaussian over the columns of one strip: log2 of alpha is a quadratic in dy.
-struct StripPower {
-  vf dx, constant, slope, curve, y;
-  LTGS_INLINE StripPower(const Splat& s, const TilePlace& at, int strip, vf lane_cols, vf lane_rows) {
-    dx = lane_cols + splat(at.x + 0.5f + strip * kCols - s.x);
-    constant = splat(s.log_opacity) - splat(s.a) * dx * dx;
-    slope = splat(-2.0f * s.b) * dx;
-    curve = splat(-s.c);
-    y = lane_rows + splat(at.y + 0.5f - s.y);
+// Pixels minus the centre of a Gaussian: dx of the columns of a strip, and dy of the first pixel of every row.
+LTGS_INLINE vf strip_dx(const Splat& s, const TilePlace& at, int strip, vf lane_cols) {
+  return lane_cols + splat(at.x + 0.5f + strip * kCols - s.x);
+}
+struct RowOffsets {
+  alignas(64) float first[kTile];
+  LTGS_INLINE RowOffsets(const Splat& s, const TilePlace& at) {
+    for (int row = 0; row < kTile; row += W) store(first + row, load(kRowNumber + row) + splat(at.y + 0.5f - s.y));
   }
-  LTGS_INLINE vf dy(int bit) const { return y + splat(kRowNumber[bit % kTile]); }
-  LTGS_INLINE vf at_dy(vf d) const { return fma(fma(curve, d, slope), d, constant); }
+  LTGS_INLINE vf dy(int row, vf lane_rows) const { return kRows == 1 ? splat(first[row]) : splat(first[row]) + lane_rows; }
 };
+
+// The alphas of a Gaussian in the given steps, zero where they are too small to count: a plane of the tile. They are
+// computed ahead of the compositing, so that both loops are short enough to keep everything in registers and so that
+// the processor can work on many independent steps at once. log2 of alpha is a quadratic in dy.
+LTGS_INLINE void write_alphas(const Splat& s, const TilePlace& at, StepMask steps, const RowOffsets& rows, vf lane_cols, vf lane_rows,
+                              float* alphas) {
+  const vf curve = splat(-s.c);
+  for_each_run(steps, [&](int strip, int row, int count) {
+    const vf dx = strip_dx(s, at, strip, lane_cols);
+    const vf constant = fnma(splat(s.a) * dx, dx, splat(s.log_opacity)), slope = splat(-2.0f * s.b) * dx;
+    float* to = alphas + (strip * kTile + row) * kCols;
+    for (int k = 0; k < count; ++k, to += W) {
+      const vf dy = rows.dy(row + k * kRows, lane_rows);
+      const vf power = fma(fma(curve, dy, slope), dy, constant);
+      store(to, keep(less_equal(splat(kLog2MinAlpha), power), vmin(vexp2(power), splat(kMaxAlpha))));
+    }
+  });
+}
 
 // What one Gaussian does to the pixels of one step.
 struct Composited {
-  vf raw, next, weight;  // 2^power, transmittance behind, T alpha where it counts and else 0
-  vm stop, fresh;        // finished pixels, and those of them that were not before
+  vf next, weight;  // transmittance behind, T alpha where it counts and else 0
 };
 
 // A finished pixel has T < 0, so that it stops again at every later Gaussian, with weight zero. A pixel stops before the
 // Gaussian that would bring T to the limit or below; it keeps its T, negated. Both passes must round alike, hence the
 // explicit fma.
-LTGS_INLINE Composited composite_step(vf power, float* T) {
+LTGS_INLINE Composited composite_step(vf alpha, float* T) {
   const vf t = load(T);
   Composited out;
-  out.raw = vexp2(power);
-  const vf alpha = keep(less_equal(splat(kLog2MinAlpha), power), vmin(out.raw, splat(kMaxAlpha)));
   out.next = fnma(t, alpha, t);
-  out.stop = less_equal(out.next, splat(kMinTransmittance));
-  out.weight = keep_not(out.stop, t * alpha);
-  out.fresh = where_positive(out.stop, t);
-  store(T, select(out.stop, negative(t), out.next));
+  const vm stop = less_equal(out.next, splat(kMinTransmittance));
+  out.weight = keep_not(stop, t * alpha);
+  store(T, select(stop, negative(t), out.next));
   return out;
 }
 

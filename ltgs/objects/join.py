@@ -1,0 +1,52 @@
+"""New content that occlusion has cut in pieces: things of like colours side by side are one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from ltgs.core.views import ComparedView
+from ltgs.objects.hull import HullInstance
+from ltgs.objects.palette import content_palette, likeness
+
+
+@dataclass(frozen=True)
+class JoinConfig:
+    """Pieces of one thing."""
+
+    gap: float = 1.0
+    """Largest distance of two pieces, relative to the radius of the smaller one."""
+    alike: float = 0.82
+    """Least likeness of their colours (see `objects.palette`): pieces of one box had 0.88, neighbours up to 0.76."""
+
+
+def join_pieces(
+    instances: Sequence[HullInstance], views: Sequence[ComparedView], *, config: JoinConfig | None = None
+) -> list[HullInstance]:
+    """Instances of new content, those joined that are pieces of one thing."""
+    config = config or JoinConfig()
+    out: list[HullInstance] = []
+    for instance in instances:
+        partner = next((i for i, other in enumerate(out) if _are_one(other, instance, views, config)), None)
+        if partner is None:
+            out.append(instance)
+        else:
+            out[partner] = _joined(out[partner], instance)
+    return out
+
+
+def _are_one(one: HullInstance, other: HullInstance, views: Sequence[ComparedView], config: JoinConfig) -> bool:
+    smaller = min(float(np.quantile(np.linalg.norm(i.points - i.centroid, axis=1), 0.9)) for i in (one, other))
+    if cKDTree(one.points).query(other.points)[0].min() > config.gap * smaller:
+        return False
+    palettes = content_palette(one, views), content_palette(other, views)
+    like = likeness(*palettes)
+    return like is not None and like >= config.alike
+
+
+def _joined(one: HullInstance, other: HullInstance) -> HullInstance:
+    pixels = tuple(a | b for a, b in zip(one.pixels, other.pixels, strict=True))
+    return HullInstance(np.concatenate([one.points, other.points]), pixels, sum(bool(m.any()) for m in pixels))
