@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ltgs.change.lift import lift_to_gaussians
 from ltgs.core.chronology import SceneState
+from ltgs.core.light_detail import LightDetail, corners
 from ltgs.core.light_field import FACES, LightField, stencil
 from ltgs.core.views import ComparedView
 
@@ -42,6 +43,14 @@ class RelightConfig:
     """Largest natural logarithm of a ratio."""
     rounds: int = 2
     """Robust re-weightings."""
+    fine: int = 8
+    """Cells of the fine light along one cell of the field; 0 = no fine light."""
+    fine_smooth: float = 0.005
+    """Pull of neighbouring points of the fine light to each other, in units of well seen Gaussians."""
+    fine_ridge: float = 0.005
+    """Pull of the fine light to no difference, in the same unit."""
+    fine_least: float = 0.02
+    """Fine light weaker than this natural logarithm is not stored."""
 
 
 def fit_light_field(
@@ -76,9 +85,45 @@ def fit_light_field(
     rows = np.repeat(np.arange(len(ratio)), index.shape[1])
     design = coo_matrix((share.double().numpy().ravel(), (rows, index.numpy().ravel())), shape=(len(ratio), int(np.prod(shape)) * FACES))
     solution = _solve(design.tocsr(), ratio, weight, _pull(shape, config), config.rounds)
-    # Half precision is what the scene stores; the field in memory is the stored one.
-    log_gain = torch.from_numpy(solution).to(torch.float16).to(torch.float32).reshape(*shape, FACES, 3)
-    return LightField(origin, cell, log_gain, viewpoint.to(torch.float32))
+    detail = None
+    if config.fine:
+        left = (ratio - design @ solution).mean(1, keepdims=True)
+        detail = _fit_detail(means[seen], left, weight, origin, cell, shape, config)  # type: ignore[arg-type]
+    return LightField(origin, cell, _as_stored(solution).reshape(*shape, FACES, 3), viewpoint.to(torch.float32), detail)
+
+
+def _as_stored(values: Array) -> Tensor:
+    """Half precision is what the scene stores; the field in memory is the stored one."""
+    return torch.from_numpy(values).to(torch.float16).to(torch.float32)
+
+
+def _fit_detail(
+    means: Tensor, ratio: Array, weight: Array, origin: Tensor, cell: float, shape: tuple[int, int, int], config: RelightConfig
+) -> LightDetail:
+    """Fine light from what the coarse field leaves of the log brightness ratios [M, 1] of Gaussians at means [M, 3]."""
+    fine = cell / config.fine
+    size = tuple((n - 1) * config.fine + 1 for n in shape)
+    flat, share = corners(origin, fine, size, means)  # type: ignore[arg-type]
+    points, column = np.unique(flat.numpy(), return_inverse=True)
+    rows = np.repeat(np.arange(len(ratio)), 8)
+    design = coo_matrix((share.double().numpy().ravel(), (rows, column.ravel())), shape=(len(ratio), len(points))).tocsr()
+    solution = _solve(design, ratio, weight, _fine_pull(points, size, config), 1)[:, 0]  # type: ignore[arg-type]
+    strong = np.abs(solution) > config.fine_least
+    index, log_gain = torch.from_numpy(points[strong]), _as_stored(solution[strong])
+    return LightDetail(origin, fine, size, index, log_gain)  # type: ignore[arg-type]
+
+
+def _fine_pull(points: NDArray[np.int64], size: tuple[int, int, int], config: RelightConfig) -> csr_matrix:
+    """Normal matrix of the pulls of fine grid points (flat positions, ascending) to their neighbours and to 0."""
+    first, second = [], []
+    for axis, stride in enumerate((size[1] * size[2], size[2], 1)):
+        at = np.minimum(np.searchsorted(points, points + stride), len(points) - 1)
+        last = points // stride % size[axis] == size[axis] - 1
+        here = np.flatnonzero((points[at] == points + stride) & ~last)
+        first.append(at[here])
+        second.append(here)
+    edges = _differences(np.concatenate(first), np.concatenate(second), len(points))
+    return (config.fine_smooth * edges + config.fine_ridge * identity(len(points))).tocsr()
 
 
 def _observed_ratios(
@@ -124,13 +169,13 @@ def _pull(shape: tuple[int, ...], config: RelightConfig) -> csr_matrix:
 
 
 def _solve(design: csr_matrix, ratio: Array, weight: Array, pull: csr_matrix, rounds: int) -> Array:
-    """[U, 3] robust regularised least squares by conjugate gradients."""
-    solution = np.zeros((design.shape[1], 3))
+    """[U, C] robust regularised least squares for ratios [M, C] by conjugate gradients."""
+    solution = np.zeros((design.shape[1], ratio.shape[1]))
     trust = np.ones(len(ratio))
     for _ in range(rounds):
         normal = (design.T @ diags(weight * trust) @ design + pull).tocsr()
         jacobi = diags(1 / normal.diagonal())
-        for channel in range(3):
+        for channel in range(ratio.shape[1]):
             right = design.T @ (weight * trust * ratio[:, channel])
             solution[:, channel], _ = cg(normal, right, x0=solution[:, channel], rtol=1e-3, M=jacobi, maxiter=300)
         residual = np.abs(design @ solution - ratio).mean(1)

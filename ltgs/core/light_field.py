@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ltgs.core.checks import check_finite, check_shape
 from ltgs.core.gaussians import Gaussians
+from ltgs.core.light_detail import LightDetail
 from ltgs.core.se3 import quat_to_matrix
 from ltgs.core.sh import dc_to_rgb, rgb_to_dc
 
@@ -34,6 +35,8 @@ class LightField:
     """[X, Y, Z, 6, 3] natural logarithm of the gain per grid point, direction and colour channel."""
     viewpoint: Tensor
     """[3] where the first visit's cameras stood, on average: the background's surfaces face it."""
+    detail: LightDetail | None = None
+    """What differs within less than a cell, on top; None = nothing is known of it."""
 
     def __post_init__(self) -> None:
         check_shape("origin", self.origin, "3")
@@ -47,7 +50,8 @@ class LightField:
         """[N, 3] colour gains at points [N, 3] of surfaces that face `normals` [N, 3]; outside of the grid its border holds."""
         index, weight = stencil(self.origin, self.cell, self.log_gain.shape[:3], means, normals)
         flat = self.log_gain.reshape(-1, 3).to(means.dtype)
-        return (flat[index] * weight[..., None]).sum(1).exp()
+        coarse = (flat[index] * weight[..., None]).sum(1).exp()
+        return coarse if self.detail is None else coarse * self.detail.gains(means)
 
     def lit(self, gaussians: Gaussians, normals: Tensor) -> Gaussians:
         """The same Gaussians with their colours in this light."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ltgs.core.cameras import Camera
 from ltgs.core.chronology import Appearance, Chronology, Event, ObjectTrack, Template
+from ltgs.core.light_detail import LightDetail
 from ltgs.core.light_field import LightField
 from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
 from ltgs.errors import FormatError
@@ -149,7 +150,13 @@ def encode_scene(scene: Scene, put: PutTensors) -> dict[str, Any]:
 
 def _encode_field(light: LightField, put: PutTensors) -> dict[str, Any]:
     blob = put({"log_gain": light.log_gain.to(torch.float16)})
-    return {"origin": _numbers(light.origin), "cell": _number(light.cell), "viewpoint": _numbers(light.viewpoint), "log_gain": blob}
+    record = {"origin": _numbers(light.origin), "cell": _number(light.cell), "viewpoint": _numbers(light.viewpoint), "log_gain": blob}
+    return record if light.detail is None else record | {"detail": _encode_detail(light.detail, put)}
+
+
+def _encode_detail(light: LightDetail, put: PutTensors) -> dict[str, Any]:
+    blob = put({"index": light.index.to(torch.int32), "log_gain": light.log_gain.to(torch.float16)})
+    return {"origin": _numbers(light.origin), "cell": _number(light.cell), "shape": [int(n) for n in light.shape], "points": blob}
 
 
 def _encode_track(track: ObjectTrack) -> dict[str, Any]:
@@ -281,7 +288,21 @@ def _decode_field(record: Any, get: GetTensors, body: Mapping[str, Any], where: 
     origin, viewpoint = (
         torch.tensor(_array(need(record, key, list, place), (3,), place), dtype=torch.float32) for key in ("origin", "viewpoint")
     )
-    return LightField(origin, need_number(record, "cell", place), log_gain.to(torch.float32), viewpoint)
+    detail = _decode_detail(record["detail"], get, body, place) if "detail" in record else None
+    return LightField(origin, need_number(record, "cell", place), log_gain.to(torch.float32), viewpoint, detail)
+
+
+def _decode_detail(record: Any, get: GetTensors, body: Mapping[str, Any], where: str) -> LightDetail:
+    place = f"{where}, fine light"
+    tensors = get(blob_name(record, "points", body, place))
+    index, log_gain = tensors.get("index"), tensors.get("log_gain")
+    if index is None or index.dtype != torch.int32 or log_gain is None or log_gain.dtype != torch.float16:
+        raise FormatError(f"{place}: must hold the int32 tensor index and the float16 tensor log_gain.")
+    shape = _list(record, "shape", 3, place)
+    if any(type(n) is not int or not 2 <= n <= 1024 for n in shape):
+        raise FormatError(f"{place}: 'shape' must be three whole numbers from 2 to 1024.")
+    origin = torch.tensor(_array(need(record, "origin", list, place), (3,), place), dtype=torch.float32)
+    return LightDetail(origin, need_number(record, "cell", place), tuple(shape), index.to(torch.int64), log_gain.to(torch.float32))
 
 
 def _decode_event(record: Any, num_times: int, where: str) -> Event:

@@ -21,7 +21,8 @@ class CompleteConfig:
     """Completion of hardly seen places."""
 
     max_views: float = 2.0
-    """Background seen by so many photos of the first visit or fewer is fitted again."""
+    """Background seen by so many photos of the first visit or fewer is fitted again, and only where so few saw the place are there
+    seeds."""
     min_seen_px: float = 4.0
     """Pixels of the new photos that a Gaussian must cover for that, at 640x480."""
     open_alpha: float = 0.75

@@ -5,6 +5,7 @@ Every step renders one crop around one item, so that the cost follows the size o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -27,10 +28,12 @@ Array = NDArray[np.float64]
 class RefineConfig:
     """Refinement after an update."""
 
-    steps: int = 160
+    steps: int = 400
     """Optimisation steps per item that was known before; with replay every second one uses a photo of the first visit."""
     steps_new: int = 400
-    """Optimisation steps per item that this visit's photos built: it starts from a coarse hull."""
+    """Optimisation steps per object that this visit's photos built: it starts from a coarse hull."""
+    steps_surface: int = 160
+    """Optimisation steps per revealed surface: it starts where it belongs, and what few photos show of it is soon fitted too well."""
     max_steps: int = 2400
     """Most steps of one visit."""
     margin: float = 0.6
@@ -47,7 +50,9 @@ class RefineConfig:
     """Rate of the opacity logits."""
     lr_colour: float = 0.01
     """Rate of the base colour."""
-    known_factor: float = 0.1
+    final_rate: float = 0.1
+    """All rates fall along a half cosine to this share of themselves: what jitters at the end blurs."""
+    known_factor: float = 0.3
     """Rates of templates that come from an earlier visit are this much smaller."""
     lr_pose: float = 0.003
     """Rate of pose residuals: radians, and translation relative to the object's radius."""
@@ -80,6 +85,8 @@ class RefineItem:
     """How many of the first Gaussians come from earlier visits; the others were seeded by this visit's photos."""
     free_pose: bool
     """Refine the pose of this visit."""
+    surface: bool = False
+    """A patch of the place rather than an object."""
 
     @property
     def is_new(self) -> bool:
@@ -106,6 +113,9 @@ class _Movable:
         self.pose_adam = torch.optim.Adam([
             {"params": [self.shift], "lr": config.lr_pose * self.radius}, {"params": [self.turn], "lr": config.lr_pose},
         ]) if item.free_pose else None
+        adams = [self.optimizer.adam] + ([] if self.pose_adam is None else [self.pose_adam])
+        self.rates = [(group, group["lr"]) for adam in adams for group in adam.param_groups]
+        self.final_rate = config.final_rate
 
     def pose(self) -> Tensor:
         start = torch.as_tensor(self.item.pose_now, dtype=torch.float32)
@@ -125,7 +135,11 @@ class _Movable:
             return torch.zeros(())
         return config.opacity_pull * g.opacities.mean() + 0.1 * config.scale_pull * g.scales.mean() / self.radius
 
-    def step(self) -> None:
+    def step(self, progress: float) -> None:
+        """One step of the optimisers; progress in [0, 1] is the share of the item's steps that is done."""
+        factor = self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * progress))
+        for group, rate in self.rates:
+            group["lr"] = rate * factor
         known = slice(0, self.item.num_known)
         before = {k: p.detach()[known].clone() for k, p in self.optimizer.params.items()} if self.item.num_known else {}
         self.optimizer.adam.step()
@@ -183,6 +197,7 @@ def refine_visit(
     generator = torch.Generator().manual_seed(seed)
     schedule = _schedule([movables[i].item for i in turns], config)
     total, rounds = len(schedule), [0] * len(movables)
+    shares = [schedule.count(turns.index(i)) if i in turns else 0 for i in range(len(movables))]
     for step, turn in enumerate(schedule):
         i = turns[turn]
         back = bool(replay[i]) and rounds[i] % 2 == 1
@@ -197,7 +212,7 @@ def refine_visit(
             loss = loss + movables[i].pull(config)
         if loss.requires_grad:
             loss.backward()
-        movables[i].step()
+        movables[i].step(rounds[i] / shares[i])
         if step % 40 == 0:
             progress(ProgressEvent("refine", step, total, figures={"loss": float(loss.detach())}))
     return [m.result(config) for m in movables]
@@ -205,7 +220,7 @@ def refine_visit(
 
 def _schedule(items: Sequence[RefineItem], config: RefineConfig) -> list[int]:
     """Which item each step is for: all in turn, until each has had its share of steps."""
-    wanted = [config.steps_new if item.is_new else config.steps for item in items]
+    wanted = [config.steps_surface if i.surface else config.steps_new if i.is_new else config.steps for i in items]
     factor = min(1.0, config.max_steps / max(sum(wanted), 1))
     left = [max(1, round(w * factor)) for w in wanted]
     order: list[int] = []

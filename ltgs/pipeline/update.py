@@ -167,7 +167,7 @@ class _Update:
         data = self.visit.scene.side_data.get("expected_residual")
         return complete_visit(
             chronology, views, self.visit.first_targets, None if data is None else data["num_views"], self.visit.looked_through,
-            config=self.visit.config.complete,
+            self.visit.seen_at_first, config=self.visit.config.complete,
             build=self.visit.config.build, backend=self.visit.backend, seed=self.visit.seed + self.visit.time, progress=self.visit.progress,
         )
 

@@ -176,7 +176,7 @@ class _Assembly:
         k = self._next_id()
         self.templates[k] = Template(k, "surface", surface, self.time)
         self.tracks[k] = ObjectTrack.start(k, self.time, np.eye(4))
-        self.items.append(RefineItem(k, surface, np.eye(4), None, 0, False))
+        self.items.append(RefineItem(k, surface, np.eye(4), None, 0, False, surface=True))
 
 
 def carried_presence(track: ObjectTrack, kind: str, cameras: Sequence[Camera]) -> Presence:

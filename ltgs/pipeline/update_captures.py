@@ -173,6 +173,11 @@ class VisitCaptures:
         photos = self.earlier_photos()
         return seen_empty(points, [p.camera for p in photos], [p.depth for p in photos])
 
+    def seen_at_first(self, points: Array) -> NDArray[np.int64]:
+        """[M] how many photos of the first visit saw points [M, 3] or something behind them."""
+        photos = self.earlier_photos()
+        return seen_empty(points, [p.camera for p in photos], [p.depth for p in photos], margin=-self.config.depth_slack)
+
     def model(self, template: Gaussians, first_pose: Array) -> Model:
         """An object that stood at `first_pose` [4, 4] at the first visit, with what its photos leave open at its back."""
         photos = self.earlier_photos()

@@ -28,6 +28,7 @@ def complete_visit(
     first: Sequence[Target],
     num_views: Tensor | None,
     looked_through: Callable[[Array], NDArray[np.int64]],
+    seen: Callable[[Array], NDArray[np.int64]],
     *,
     config: CompleteConfig,
     build: BuildConfig,
@@ -42,6 +43,7 @@ def complete_visit(
         first: the first visit's photos.
         num_views: [N] photos of the first visit that saw each background Gaussian; None = not recorded.
         looked_through: points [M, 3] to the number of first-visit photos that saw something behind them [M].
+        seen: points [M, 3] to the number of first-visit photos that saw them or something behind them [M].
 
     Returns:
         the chronology with one surface more; at earlier times it is drawn and its presence is unknown.
@@ -62,6 +64,10 @@ def complete_visit(
         empty=lambda points: looked_through(points) >= config.empty_photos,
     )
     if seeds is None:
+        return chronology
+    # What more photos saw is known: a gap in front of it is no hardly seen place, and a patch there hazes all those views.
+    seeds = seeds[torch.from_numpy(seen(seeds.means.double().numpy()) <= config.max_views)]
+    if len(seeds) * config.seed_step**2 < config.min_share * sum(m.size for m in masks):
         return chronology
     lifted = _to_fit_again(state.gaussians, poor, views, config, backend)
     rows = lifted.nonzero()[:, 0]

@@ -68,5 +68,7 @@ class UpdateConfig:
     0.78 to 1.0, an object that came to stand behind another 0.16."""
     looked_through: float = 2.0
     """Photos of the first visit that must have looked through half of a new object's hull: its place was empty then."""
+    depth_slack: float = 0.03
+    """Places up to so much farther than a surface, relative to the depth, belong to it and were seen with it."""
     max_objects: int = 24
     """Most new instances considered per visit."""

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 
 from ltgs.change.compare import Shot, compare
-from ltgs.change.relight import fit_light_field
+from ltgs.change.relight import RelightConfig, fit_light_field
 from ltgs.core.cameras import stack_cameras
 from ltgs.core.chronology import Appearance, SceneState
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.light_field import FACES, LightField
+from ltgs.core.sh import dc_to_rgb, rgb_to_dc
 from ltgs.render import render
 from tests.helpers import _camera, _place
 
@@ -78,3 +79,21 @@ def test_a_photo_that_sees_nothing_gives_none():
     views, _ = compare(state.gaussians, EXPECTED.repeat(len(state.gaussians), 1), [photograph(state.gaussians, 0.0)])
     nothing = replace(views[0], mask=np.ones_like(views[0].mask))
     assert fit_light_field(state, [nothing], VIEWPOINT) is None
+
+
+def test_a_shadow_with_an_edge_is_found_and_holds_for_another_view():
+    state = scene()
+    ground = (state.gaussians.means[:, 0].abs() < 0.25) & (state.gaussians.means[:, 1].abs() < 0.5)
+    sh = state.gaussians.sh.clone()
+    sh[ground, 0] = rgb_to_dc(dc_to_rgb(sh[ground, 0]) * 0.5)
+    shaded = replace(state.gaussians, sh=sh)
+    views, grounds = compare(state.gaussians, EXPECTED.repeat(len(state.gaussians), 1), [photograph(shaded, a) for a in (-0.4, 0.0, 0.4)])
+    # A shadow is no change: whoever decides about objects has explained it before the light is fitted.
+    views = [replace(v, mask=np.zeros_like(v.mask)) for v in views]
+    affine, other = np.mean([g.fit.affine for g in grounds], 0), photograph(shaded, 0.2)
+    errors = {}
+    for fine in (0, 8):
+        found = fit_light_field(state, views, VIEWPOINT, config=RelightConfig(fine=fine))
+        assert found is not None and (found.detail is not None) == (fine > 0)
+        errors[fine] = psnr(found.lit(state.gaussians, state.normals(VIEWPOINT)), affine, other)
+    assert errors[8] > errors[0] + 1, errors

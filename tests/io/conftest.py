@@ -13,6 +13,8 @@ import torch
 from ltgs.core.cameras import Camera
 from ltgs.core.chronology import Appearance, Chronology, Event, ObjectTrack, Presence, Template
 from ltgs.core.gaussians import Gaussians
+from ltgs.core.light_detail import LightDetail
+from ltgs.core.light_field import FACES, LightField
 from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
 from ltgs.io import atomic
 from ltgs.io.scene_store import SceneStore
@@ -22,6 +24,11 @@ def random_gaussians(n: int, seed: int = 0, degree: int = 1) -> Gaussians:
     g = torch.Generator().manual_seed(seed)
     shapes = ((n, 3), (n, 4), (n, 3), (n,), (n, (degree + 1) ** 2, 3))
     return Gaussians(*(torch.randn(*s, generator=g) for s in shapes))
+
+
+def light_field() -> LightField:
+    detail = LightDetail(torch.tensor([0.1, 0.2, 0.3]), 0.25, (5, 5, 9), torch.tensor([3, 8, 200]), torch.tensor([-0.5, 0.25, 1.0]))
+    return LightField(torch.zeros(3), 1.0, torch.full((2, 2, 3, FACES, 3), 0.125), torch.ones(3), detail)
 
 
 def scene_of(store: SceneStore, num_times: int = 2, *, seed: int = 0, shift: float = 1.0) -> Scene:
@@ -50,7 +57,7 @@ def scene_of(store: SceneStore, num_times: int = 2, *, seed: int = 0, shift: flo
         ))
     chronology = Chronology(
         random_gaussians(50, seed), torch.tensor([3, 7]), {1: Template(1, "object", random_gaussians(9, 5), 1)}, {1: track},
-        tuple(Appearance(np.eye(3, 4) * (1 + t / 10), bool(t), -0.1 * t) for t in range(num_times)),
+        tuple(Appearance(np.eye(3, 4) * (1 + t / 10), bool(t), -0.1 * t, light_field() if t else None) for t in range(num_times)),
         (Event(num_times - 1, "appeared", 1, 0.5, 12.0, True, "note"),), 0.25,
     )
     side = {"map": {"half": torch.ones(2, 3, dtype=torch.float16), "bool": torch.tensor([True, False])}, "empty": {}}

@@ -32,6 +32,8 @@ def test_round_trip_is_exact(store, make_scene, same_scene):
     assert store.commit(scene, message="three") == 1
     loaded = SceneStore.open(store.path).load()
     same_scene(scene, loaded)
+    fine = loaded.chronology.appearance[1].field.detail
+    assert fine.index.tolist() == [3, 8, 200] and fine.log_gain.tolist() == [-0.5, 0.25, 1.0] and fine.shape == (5, 5, 9)
     track = loaded.chronology.tracks[1]
     assert np.isnan(track.world_from_object[0]).all() and track.presence.tolist() == [0, 1, 2]
     assert loaded.visits[0].captured_at == scene.visits[0].captured_at and loaded.visits[1].captured_at.tzinfo is not None
@@ -39,7 +41,7 @@ def test_round_trip_is_exact(store, make_scene, same_scene):
     photo = loaded.visits[1].photos[0]
     assert np.array_equal(store.read_image(photo.image_blob), np.full((6, 8, 3), 40, np.uint8))
     report = store.verify()
-    assert report.ok and report.generation == 1 and not report.leftovers and report.num_blobs == 8
+    assert report.ok and report.generation == 1 and not report.leftovers and report.num_blobs == 10
 
 
 def test_previous_generation_stays_readable(two_generations, same_scene, make_scene):

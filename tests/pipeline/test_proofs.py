@@ -77,7 +77,7 @@ def test_a_wall_that_was_never_seen_is_completed_at_all_times_and_the_first_phot
     def nowhere(points: np.ndarray) -> np.ndarray:
         return np.zeros(len(points), np.int64)
 
-    out = complete_visit(chronology, views, first, torch.full((len(known),), 9.0), nowhere, config=config, build=BuildConfig())
+    out = complete_visit(chronology, views, first, torch.full((len(known),), 9.0), nowhere, nowhere, config=config, build=BuildConfig())
     (k,) = out.templates
     assert out.templates[k].kind == "surface" and out.tracks[k].presence.tolist() == [Presence.UNKNOWN, Presence.PRESENT]
     assert len(out.lifted) == 0, "well seen Gaussians are not touched"
@@ -89,5 +89,11 @@ def test_a_wall_that_was_never_seen_is_completed_at_all_times_and_the_first_phot
 
     assert error(out.state_at(1).gaussians, 0.15) < 0.5 * error(known, 0.15), "a view between the photos gets better"
     rarely = replace(config, min_share=0.9)
-    same = complete_visit(chronology, views, first, None, nowhere, config=rarely, build=BuildConfig())
+    same = complete_visit(chronology, views, first, None, nowhere, nowhere, config=rarely, build=BuildConfig())
     assert same is chronology, "where little is open nothing is done"
+
+    def everywhere(points: np.ndarray) -> np.ndarray:
+        return np.full(len(points), 3)
+
+    same = complete_visit(chronology, views, first, None, nowhere, everywhere, config=config, build=BuildConfig())
+    assert same is chronology, "what many photos saw needs no completion"

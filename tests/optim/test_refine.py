@@ -1,0 +1,60 @@
+"""Refinement of one visit: who gets how many steps, how the rates fall, and that a wrong colour is mended without losing the past."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ltgs.core.cameras import stack_cameras
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.sh import dc_to_rgb, rgb_to_dc
+from ltgs.optim.patch import Target
+from ltgs.optim.refine import RefineConfig, RefineItem, _Movable, _schedule, refine_visit
+from ltgs.render import render
+from tests.helpers import _camera, _object, _place
+
+
+def item(gaussians: Gaussians, **changes) -> RefineItem:
+    return replace(RefineItem(1, gaussians, np.eye(4), None, 0, False), **changes)
+
+
+def photograph(gaussians: Gaussians, angle: float = 0.15) -> np.ndarray:
+    with torch.no_grad():
+        return render(gaussians, stack_cameras([_camera("t.png", 1, angle)]), with_depth=False).rgb[0].clamp(0, 1).numpy()
+
+
+def test_steps_are_shared_by_what_is_known_of_an_item() -> None:
+    thing = _object(np.random.default_rng(1), (0.0, 0.0, 0.0))
+    config = RefineConfig(steps=6, steps_new=10, steps_surface=3, max_steps=100)
+    items = [item(thing, num_known=len(thing)), item(thing), item(thing, surface=True)]
+    order = _schedule(items, config)
+    assert [order.count(i) for i in range(3)] == [6, 10, 3] and order[:3] == [0, 1, 2]
+    assert len(_schedule(items, replace(config, max_steps=10))) == pytest.approx(10, abs=1)
+
+
+def test_rates_fall_to_their_last_share() -> None:
+    movable = _Movable(item(_object(np.random.default_rng(1), (0.0, 0.0, 0.0)), free_pose=True), RefineConfig(final_rate=0.2))
+    groups = [*movable.optimizer.adam.param_groups, *movable.pose_adam.param_groups]
+    first = [g["lr"] for g in groups]
+    for progress, factor in ((0.0, 1.0), (0.5, 0.6), (1.0, 0.2)):
+        movable.step(progress)
+        assert [g["lr"] for g in groups] == pytest.approx([factor * rate for rate in first])
+
+
+def test_a_wrong_colour_is_mended_and_seeds_move_more_than_what_was_known() -> None:
+    rng = np.random.default_rng(5)
+    place, thing = _place(rng), _object(rng, (0.2, 0.3, 0.25))
+    true = Gaussians.concatenate([place, thing])
+    targets = [Target(_camera("t.png", 1, a), photograph(true, a), np.eye(3, 4)) for a in (-0.3, 0.0, 0.3)]
+    dark = rgb_to_dc(dc_to_rgb(thing.sh) * 0.5)
+    wrong = replace(thing, sh=dark)
+    known = len(thing) // 2
+    own = item(wrong, num_known=known)
+    (new,) = refine_visit(place, [own], targets, [], place, config=RefineConfig(steps=60, opacity_pull=0.0, scale_pull=0.0))
+    moved = (new.gaussians.sh - wrong.sh).abs().mean((1, 2))
+    assert float(moved[:known].mean()) < 0.6 * float(moved[known:].mean())
+    before, after = (np.abs(photograph(Gaussians.concatenate([place, g])) - photograph(true)).mean() for g in (wrong, new.gaussians))
+    assert after < 0.8 * before, "a view between the photos gets better"
+    (same,) = refine_visit(place, [own], [], [], place)
+    assert same is own, "without photos nothing is refined"
