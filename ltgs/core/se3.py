@@ -143,3 +143,15 @@ def umeyama(source: Array, target: Array, *, with_scale: bool = True) -> tuple[f
     variance = (s0**2).sum() / len(source)
     scale = float((sigma * sign).sum() / variance) if with_scale and variance > 0 else 1.0
     return scale, rotation, mean_t - scale * rotation @ mean_s
+
+
+def random_rotations(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """[count, 3, 3] uniform rotations."""
+    q = rng.normal(size=(count, 4))
+    q /= np.linalg.norm(q, axis=1, keepdims=True)
+    w, x, y, z = q.T
+    return np.stack([
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ], -1).reshape(count, 3, 3)

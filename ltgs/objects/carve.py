@@ -255,10 +255,6 @@ class RemovalBenefit:
         share, factor = config.stands
         return self.confirmed >= max(share, factor * self.contradicted)
 
-    def proves(self, config: CarveConfig, image_px: int) -> bool:
-        """Whether the set has left."""
-        return not self.refusal(config, image_px)
-
     def refusal(self, config: CarveConfig, image_px: int) -> str:
         """Why the captures do not prove that the set has left; empty if they do."""
         smallest = config.min_footprint * (1.0 if self.num_views > 1 else config.single_view_factor)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltgs.core.cameras import Cameras
-from ltgs.core.se3 import make_rigid, rotation_angle_deg, se3_exp, so3_exp, so3_log
+from ltgs.core.se3 import make_rigid, random_rotations, rotation_angle_deg, se3_exp, so3_exp, so3_log
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model
 from ltgs.objects.crops import CostConfig, Crop, centred_on_masks, empty_cost, make_crops, pose_costs
@@ -86,18 +86,6 @@ class PoseHypothesis:
     def gain(self) -> float:
         """Share of the cost that drawing the object explains, <= 1."""
         return 1 - self.cost / max(self.cost_empty, 1e-12)
-
-
-def random_rotations(count: int, rng: np.random.Generator) -> Array:
-    """[count, 3, 3] uniform rotations."""
-    q = rng.normal(size=(count, 4))
-    q /= np.linalg.norm(q, axis=1, keepdims=True)
-    w, x, y, z = q.T
-    return np.stack([
-        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
-        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
-        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
-    ], -1).reshape(count, 3, 3)
 
 
 def axis_rotations(axis: Array, count: int) -> Array:

@@ -20,7 +20,7 @@ from ltgs.objects.associate import Match
 from ltgs.objects.hull import HullInstance
 from ltgs.objects.templates import BuildConfig, Measure, build_template, grow_template, revealed_surface
 from ltgs.optim.refine import RefineItem
-from ltgs.pipeline.update_parts import Cutting, KnownObject, motion_event
+from ltgs.pipeline.update_parts import Cutting, KnownObject, motion_event, place
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,7 @@ class _Assembly:
             free = [f & ~p for f, p in zip(free, instance.pixels, strict=True)]
         for match in self.decisions.matches:
             # Of content that was found in parts the instance is only one; nor is it surface what its object hides.
-            pose = torch.as_tensor(match.hypothesis.world_from_object, dtype=torch.float32)
-            placed = self.decisions.known[match.object_id].template.transformed(pose)
+            placed = place(self.decisions.known[match.object_id], match)
             views = self.decisions.views
             free = [f & ~footprint(placed, v.camera, above=0.3, backend=self.backend) for f, v in zip(free, views, strict=True)]
         degree = self.old.background.sh_degree

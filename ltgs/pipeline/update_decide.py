@@ -11,25 +11,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltgs.change.compare import footprint, with_mask
-from ltgs.change.shade import is_relit
+from ltgs.change.compare import with_mask
 from ltgs.core.chronology import BACKGROUND_ID, Presence
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
-from ltgs.imaging.masks import grown
 from ltgs.objects.associate import Match, match_instances
 from ltgs.objects.backing import Model, template_radius
 from ltgs.objects.carve import VacatedSet, find_vacated, hole_masks
 from ltgs.objects.hull import HullInstance, hull_instances
 from ltgs.objects.join import join_pieces
-from ltgs.objects.palette import likeness_to_surroundings
 from ltgs.objects.register import gain_in_place
 from ltgs.objects.split import split_instance
 from ltgs.objects.templates import enclosed, framed
 from ltgs.pipeline.update_assemble import Decisions
 from ltgs.pipeline.update_captures import VisitCaptures
-from ltgs.pipeline.update_parts import Cutting, KnownObject, owner_of
-from ltgs.pipeline.update_proofs import existed, needed, remains_of, share_inside, stood_before
+from ltgs.pipeline.update_new import NewContent
+from ltgs.pipeline.update_parts import Cutting, KnownObject, place
+from ltgs.pipeline.update_proofs import existed, needed, remains_of, share_inside
 from ltgs.pipeline.update_residuals import UNSURE
 
 log = logging.getLogger("ltgs.pipeline")
@@ -41,6 +39,7 @@ class Decider:
 
     def __init__(self, visit: VisitCaptures) -> None:
         self.visit = visit
+        self.content = NewContent(visit)
         self.refused: list[Tensor] = []
         """Sets that could not be proven gone, [M] indices into the state's Gaussians each."""
         self.remains: list[tuple[int, Cutting]] = []
@@ -59,7 +58,7 @@ class Decider:
         views, instances = list(before), []
         for round_index in range(self.visit.config.rounds):
             self.visit.record.stage = f"round {round_index + 1}"
-            placed = [self._place(known[m.object_id], m) for m in matches]
+            placed = [place(known[m.object_id], m) for m in matches]
             with self.visit.timed("vacated"):
                 sets, views = self._vacated(kept, placed, views, [(known[m.object_id], m) for m in matches])
                 sets, views = self._with_inside(sets, kept, placed, views)
@@ -83,18 +82,19 @@ class Decider:
         if matches:
             matches = self._needed(known, matches, views, kept)
             instances, views = self._what_is_left(known, matches, views, kept, holes)
-        instances = self._apart_from(instances, known, matches)
+        instances = self.content.apart_from(instances, known, matches)
         with self.visit.timed("association"):
             self.visit.record.stage = "second look"
             matches = self._second_look(known, matches, views, kept, late)
-        new = join_pieces(self._new_for_sure(instances, views), views, config=self.visit.config.join)
-        return Decisions(known, matches, new, views, holes, self.visit.record, self.remains, [self._camouflaged(i, views) for i in new])
+        new = join_pieces(self.content.for_sure(instances, views), views, config=self.visit.config.join)
+        camouflaged = [self.content.camouflaged(i, views) for i in new]
+        return Decisions(known, matches, new, views, holes, self.visit.record, self.remains, camouflaged)
 
     def _needed(
         self, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView], kept: Tensor
     ) -> list[Match]:
         """The matches whose objects, drawn where they were found, explain something; the content of the others is open again."""
-        placed = [self._place(known[m.object_id], m) for m in matches]
+        placed = [place(known[m.object_id], m) for m in matches]
         together = self._compare_with(views, Gaussians.concatenate(placed), kept, placed)
         out = []
         for index, match in enumerate(matches):
@@ -113,7 +113,7 @@ class Decider:
     ) -> tuple[list[HullInstance], list[ComparedView]]:
         """New content beside the objects that were found, and the views with these drawn where they are."""
         self.visit.record.stage = "what is left"
-        placed = [self._place(known[m.object_id], m) for m in matches]
+        placed = [place(known[m.object_id], m) for m in matches]
         with self.visit.timed("instances"):
             views = self._compare_with(views, Gaussians.concatenate(placed), kept, placed)
             instances, num_outside = self._new_content(views, holes, {})
@@ -179,37 +179,6 @@ class Decider:
                 out.append(vacated)
         return out
 
-    def _new_for_sure(self, instances: Sequence[HullInstance], views: Sequence[ComparedView]) -> list[HullInstance]:
-        """Instances that are no known object in another light, and stand where the first visit's photos looked through, or where
-        an object stood that has left since."""
-        instances = [i for i in instances if not self._relit(i, views)]
-        if not self.visit.replay or not instances:
-            return instances
-        new = []
-        for instance in instances:
-            points = instance.points[self.visit.rng.permutation(len(instance.points))[:400]]
-            empty = self.visit.looked_through(points) >= self.visit.config.looked_through
-            if np.mean(empty | stood_before(points, self.visit.old)) >= 0.5:
-                new.append(instance)
-            else:
-                self.visit.record.verdict(instance, "newly seen", reason="no earlier photo had looked through its place")
-                self.visit.undecided.append("Something differs where no earlier photo had looked: newly seen, not counted as new.")
-        return new
-
-    def _camouflaged(self, instance: HullInstance, views: Sequence[ComparedView]) -> bool:
-        """Whether new content has the colours of what lies around it: then it may be an error of the scene."""
-        like = likeness_to_surroundings(instance, views)
-        log.info("new content at %s is like its surroundings: %s", instance.centroid, like)
-        return like is not None and like >= self.visit.config.camouflage
-
-    def _relit(self, instance: HullInstance, views: Sequence[ComparedView]) -> bool:
-        config = self.visit.config.compare
-        if not is_relit(views, instance.pixels, config=config.shade, earlier=config.earlier):
-            return False
-        self.visit.record.verdict(instance, "light", reason="the known surface in another light explains it")
-        self.visit.undecided.append("Something differs that another light on a known surface explains: not counted as new.")
-        return True
-
     def _second_look(
         self, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView], kept: Tensor,
         late: Sequence[Array],
@@ -221,7 +190,7 @@ class Decider:
             late: [3] each, where something left that was still drawn when the matches were made.
         """
         out = []
-        placed = [self._place(known[m.object_id], m) for m in matches]
+        placed = [place(known[m.object_id], m) for m in matches]
         for index, match in enumerate(matches):
             obj = known[match.object_id]
             reach = 2 * template_radius(obj.template)
@@ -233,52 +202,6 @@ class Decider:
                 match = again[0] if again else match
             out.append(match)
         return out
-
-    def _apart_from(
-        self, instances: Sequence[HullInstance], known: dict[int, KnownObject], matches: Sequence[Match]
-    ) -> list[HullInstance]:
-        """Instances that are not just what remains around an object placed a little wrong, now or at an earlier visit."""
-        standing = [
-            (m.object_id, m.hypothesis.world_from_object[:3, 3], template_radius(known[m.object_id].template), np.inf)
-            for m in matches
-        ]
-        for k, track in self.visit.old.tracks.items():
-            template = self.visit.old.templates[k]
-            if k not in known and template.kind == "object" and track.presence[-1] == Presence.PRESENT:
-                radius = template_radius(template.gaussians)
-                # Of what one visit has built and none has turned since, the other sides are wrong altogether.
-                turned = template.created_at == 0 or not np.array_equal(track.last_pose(), track.world_from_object[template.created_at])
-                standing.append((k, track.last_pose()[:3, 3], 1.2 * radius, (0.5 if turned else 0.75) * radius))
-        placed = {m.object_id: self._place(known[m.object_id], m) for m in matches}
-        apart = []
-        for instance in instances:
-            owner = owner_of(instance, standing, self.visit.config.own_radius)
-            if owner is None or self._drawn_share(instance, owner, placed) < self.visit.config.leftover:
-                apart.append(instance)
-            else:
-                self.visit.record.verdict(instance, "leftover", owner, "lies around that object: its own error")
-                self.visit.undecided.append(f"What still differs around object {owner} is taken for its own error, not for a new object.")
-        return apart
-
-    def _drawn_share(self, instance: HullInstance, object_id: int, placed: Mapping[int, Gaussians]) -> float:
-        """Share of an instance's pixels where an object is drawn, or right beside it.
-
-        Args:
-            placed: objects that were found at this visit, in the world; all others stand where they stood.
-        """
-        own = placed.get(object_id)
-        if own is None:
-            pose = torch.as_tensor(self.visit.old.tracks[object_id].last_pose(), dtype=torch.float32)
-            own = self.visit.old.templates[object_id].gaussians.transformed(pose)
-        inside = 0
-        for mask, shot in zip(instance.pixels, self.visit.shots, strict=True):
-            if mask.any():
-                drawn = footprint(own, shot.camera, above=0.3, backend=self.visit.backend)
-                inside += int((mask & grown(drawn, max(3, round(0.1 * float(np.sqrt(drawn.sum())))))).sum())
-        return inside / max(instance.area_px, 1)
-
-    def _place(self, known: KnownObject, match: Match) -> Gaussians:
-        return known.template.transformed(torch.as_tensor(match.hypothesis.world_from_object, dtype=torch.float32))
 
     def _compare_with(
         self, views: Sequence[ComparedView], altered: Gaussians, kept: Tensor, placed: Sequence[Gaussians]

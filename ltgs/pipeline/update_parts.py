@@ -51,6 +51,11 @@ class KnownObject:
     """What of the place went with it, in its shadow, without being part of it."""
 
 
+def place(known: KnownObject, match: Match) -> Gaussians:
+    """An object's template in the world where it was found."""
+    return known.template.transformed(torch.as_tensor(match.hypothesis.world_from_object, dtype=torch.float32))
+
+
 def motion_event(time: int, object_id: int, known: KnownObject, match: Match) -> Event:
     pose = match.hypothesis.world_from_object
     shift = float(np.linalg.norm(pose[:3, 3] - known.last_pose[:3, 3]))

@@ -62,12 +62,12 @@ def test_large_gaussians_far_apart_are_one_set() -> None:
     [(0.9, 0.15, True), (0.65, 0.15, False), (0.65, 0.3, True), (0.4, 0.3, False), (0.4, 0.5, True), (0.9, 0.02, False)],
 )
 def test_what_hid_an_unseen_place_is_proven_by_its_outline(outline: float, explained: float, left: bool) -> None:
-    assert RemovalBenefit(explained, 5000, 0.1, outline, 3).proves(CarveConfig(), 300_000) is left
+    assert (not RemovalBenefit(explained, 5000, 0.1, outline, 3).refusal(CarveConfig(), 300_000)) is left
 
 
 def test_a_speck_in_a_single_photo_proves_nothing() -> None:
-    assert RemovalBenefit(0.5, 400, 0.0, 0.9, 2).proves(CarveConfig(), 300_000)
-    assert not RemovalBenefit(0.5, 400, 0.0, 0.9, 1).proves(CarveConfig(), 300_000)
+    assert not RemovalBenefit(0.5, 400, 0.0, 0.9, 2).refusal(CarveConfig(), 300_000)
+    assert RemovalBenefit(0.5, 400, 0.0, 0.9, 1).refusal(CarveConfig(), 300_000)
 
 
 def test_removing_the_right_thing_explains_its_whole_region() -> None:
@@ -95,7 +95,7 @@ def test_what_the_photos_contradict_all_over_has_left_whatever_stands_there_now(
     other = removal_benefit([before, before], [replace(before, shown=shown)] * 2)
     assert other.explained == pytest.approx(0) and other.contradicted == 1
     config = replace(CarveConfig(), min_footprint=1e-3)
-    assert other.contradicts(config, SIZE * SIZE) and not other.proves(config, SIZE * SIZE)
+    assert other.contradicts(config, SIZE * SIZE) and other.refusal(config, SIZE * SIZE)
     # One photo shows most of it unchanged, or all do so with a third: something merely hides the rest.
     for width, photos in ((26, 1), (34, 3)):
         seen = np.broadcast_to(np.arange(SIZE) < width, thing.shape)
@@ -106,3 +106,13 @@ def test_what_the_photos_contradict_all_over_has_left_whatever_stands_there_now(
         assert not hidden.contradicts(config, SIZE * SIZE)
     single = removal_benefit([before], [replace(before, shown=shown)])
     assert not single.contradicts(config, SIZE * SIZE), "what a single photo shows may be hidden"
+
+
+@pytest.mark.parametrize(
+    ("contradicted", "confirmed", "left", "stands"),
+    [(0.42, 0.012, True, False), (0.42, 0.1, False, False), (0.6, 0.1, True, False), (0.06, 0.35, False, True), (0.3, 0.28, False, False)],
+)
+def test_a_whole_object_has_left_stands_or_nothing_can_be_said(contradicted: float, confirmed: float, left: bool, stands: bool) -> None:
+    benefit = RemovalBenefit(-0.2, 3400, 0.0, 0.6, 2, contradicted, confirmed)
+    assert benefit.contradicts(CarveConfig(), 300_000) is left
+    assert benefit.stands(CarveConfig()) is stands

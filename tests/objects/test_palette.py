@@ -15,7 +15,8 @@ from ltgs.core.sh import rgb_to_dc
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import AssociateConfig, _needed
 from ltgs.objects.hull import HullInstance
-from ltgs.objects.palette import content_palette, likeness, palette, template_palette
+from ltgs.objects.join import join_pieces
+from ltgs.objects.palette import content_palette, likeness, likeness_to_surroundings, palette, template_palette
 from ltgs.objects.split import split_instance
 from ltgs.objects.templates import unlight
 
@@ -81,3 +82,38 @@ def test_two_things_that_hang_together_by_a_neck_are_parts() -> None:
     left, right = sorted(parts, key=lambda p: p.centroid[0])
     assert np.flatnonzero(left.pixels[0].any(0)).max() <= 32 and np.flatnonzero(right.pixels[0].any(0)).min() >= 27
     assert split_instance(HullInstance(ball + [0, 0, 5], (mask,), 1), shots) == []
+
+
+def painted(*boxes: tuple[slice, slice, list[float]]) -> np.ndarray:
+    """A grey photo with boxes of a colour; a little noise, so that no histogram is a single bin."""
+    photo = np.full((SIZE, SIZE, 3), 0.5) + np.random.default_rng(2).normal(0, 0.01, (SIZE, SIZE, 3))
+    for rows, columns, colour in boxes:
+        photo[rows, columns] += np.array(colour) - 0.5
+    return photo.astype(np.float32)
+
+
+def boxed(rows: slice, columns: slice, centre: tuple[float, float, float]) -> HullInstance:
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[rows, columns] = True
+    return HullInstance(np.random.default_rng(3).uniform(-0.3, 0.3, (200, 3)) + centre, (mask,), 1)
+
+
+def test_content_with_the_colours_of_its_surroundings_is_told() -> None:
+    where = slice(20, 40), slice(20, 40)
+    hidden, plain = boxed(*where, (0, 0, 5)), view(painted(), np.zeros((SIZE, SIZE), bool))
+    seen = view(painted((*where, [0.8, 0.3, 0.2])), np.zeros((SIZE, SIZE), bool))
+    assert likeness_to_surroundings(hidden, [plain]) > 0.9  # type: ignore[operator]
+    assert likeness_to_surroundings(hidden, [seen]) < 0.3  # type: ignore[operator]
+    assert likeness_to_surroundings(boxed(slice(0, 2), slice(0, 2), (0, 0, 5)), [seen]) is None
+
+
+def test_pieces_of_one_thing_are_joined_and_neighbours_are_not() -> None:
+    left, right = (slice(20, 40), slice(5, 25)), (slice(20, 40), slice(35, 55))
+    one, near, far = boxed(*left, (0, 0, 5)), boxed(*right, (0.8, 0, 5)), boxed(*right, (3, 0, 5))
+    red, blue = [0.8, 0.2, 0.2], [0.2, 0.3, 0.8]
+    same = [view(painted((*left, red), (*right, red)), np.zeros((SIZE, SIZE), bool))]
+    other = [view(painted((*left, red), (*right, blue)), np.zeros((SIZE, SIZE), bool))]
+    (joined,) = join_pieces([one, near], same)
+    assert len(joined.points) == 400 and joined.area_px == one.area_px + near.area_px and joined.num_views == 1
+    assert join_pieces([one, near], other) == [one, near], "of other colours"
+    assert join_pieces([one, far], same) == [one, far], "too far apart"

@@ -10,7 +10,7 @@ from ltgs.core.cameras import Camera
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.hull import HullInstance, project
-from ltgs.objects.templates import build_template, complete_members, framed, grow_template, revealed_surface
+from ltgs.objects.templates import build_template, complete_members, enclosed, framed, grow_template, revealed_surface
 
 
 def cloud(points: np.ndarray) -> Gaussians:
@@ -150,3 +150,15 @@ def test_measured_points_take_the_place_of_the_hull_they_explain() -> None:
     assert template.opacities[0] > template.opacities[-1]
     again, same = build_template(instance, [view], sh_degree=1, rng=np.random.default_rng(0), measure=lambda *_: None)
     assert torch.equal(again.means, plain.means) and np.allclose(same[:3, 3], [0, 0.15, 0.1], atol=0.03)
+
+
+def test_what_an_object_encloses_belongs_to_it() -> None:
+    rng = np.random.default_rng(4)
+    shell = rng.normal(size=(300, 3))
+    shell /= np.linalg.norm(shell, axis=1, keepdims=True)
+    inner, outer = rng.uniform(-0.4, 0.4, (40, 3)), rng.uniform(1.2, 2.0, (40, 3))
+    found = enclosed(np.concatenate([inner, outer]), shell)
+    assert found[:40].all() and not found[40:].any()
+    assert not enclosed(rng.uniform(-0.4, 0.4, (200, 3)), shell).any(), "so many belong to something else that it spans"
+    flat = shell * [1, 1, 0]
+    assert not enclosed(inner, flat).any() and not enclosed(inner, shell[:5]).any() and not enclosed(inner, shell[:0]).any()

@@ -57,6 +57,15 @@ def test_what_the_photos_show_is_needed(start: Scene, visit: VisitCaptures) -> N
     assert review(chronology, visit) is chronology
 
 
+def test_a_new_object_with_the_colours_of_its_surroundings_must_explain_more(
+    start: Scene, visit: VisitCaptures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chronology = arrived(start, "appeared", POSE)
+    assert review(chronology, visit, {1}) is chronology, "it explains nearly everything"
+    monkeypatch.setattr(visit, "config", replace(visit.config, review=ReviewConfig(new_mean_camouflaged=1.0)))
+    assert review(chronology, visit, {2}) is chronology and review(chronology, visit, {1}).events == ()
+
+
 @pytest.mark.parametrize("patch", [False, True])
 def test_a_phantom_is_dropped_or_becomes_a_surface(
     start: Scene, visit: VisitCaptures, patch: bool, monkeypatch: pytest.MonkeyPatch
@@ -131,6 +140,7 @@ def test_a_found_object_that_something_else_replaces_has_left(start: Scene) -> N
     scene, events = advance(start, shots(TRUE, 1))
     (appeared,) = [e for e in events if e.kind == "appeared"]
     other = at(box((0.17, 0.26, 0.2), 23), 0.05, -0.42, 30)
+    other = replace(other, sh=-0.7 * other.sh)  # Of other colours: one of the same might be the same, turned.
     scene, events = advance(scene, shots(Gaussians.concatenate([FIRST, other]), 2))
     assert ("removed", appeared.object_id) in [(e.kind, e.object_id) for e in events]
     assert "appeared" in [e.kind for e in events] and len(events) == 2
