@@ -32,16 +32,24 @@ class SupportConfig:
     thickness: tuple[float, float] = (0.03, 0.10)
     """Bounds of the distance within which the object's own points belong to a plane; between them three times the spread of the
     surroundings' points decides."""
+    thickness_fitted: tuple[float, float] = (0.02, 0.04)
+    """The same bounds for an object that was built above the surfaces around it."""
     share: float = 0.15
     """Least share of the surroundings that a plane must hold."""
     level_share: float = 0.05
     """The same of a level plane beneath the object: it stands on something, and a board at eye level is seen as a narrow strip."""
+    level_below: float = 0.1
+    """Largest share of the object's points beneath such a plane: the top of a thing beside the object is as level."""
     level: float = 0.96
     """Least cosine between the normal of a level plane and the vertical."""
-    one_side: float = 0.8
+    one_side: float = 0.9
     """Share of the object's points off the plane that must lie on the same side of it."""
     stays: float = 0.5
     """A plane that takes more than the rest of the object's points is its own face."""
+    level_stays: float = 0.2
+    """The same of a level plane from which the rest rises: much of the table may have been cut out with a small thing on it."""
+    rises: float = 3.0
+    """Height of that rest above the plane, in units of the distance within which points belong to it."""
     planes: int = 4
     """Most planes."""
     rounds: int = 1000
@@ -84,11 +92,13 @@ def in_support(
         above, below = height > thick, height < -thick
         if (below & ~taken).sum() > (above & ~taken).sum():
             above, below, plane = below, above, -plane
-        if held < enough and plane[:3] @ up < config.level:
-            continue
         # What another plane has taken says nothing about this one: behind an object on a board there is a wall.
-        lost, left, right = ~above & ~taken, (above & ~taken).sum(), (below & ~taken).sum()
-        if left >= config.one_side * max(left + right, 1) and lost.sum() <= (1 - config.stays) * (~taken).sum():
+        count, left, right = (~taken).sum(), (above & ~taken).sum(), (below & ~taken).sum()
+        floor = plane[:3] @ up >= config.level and right <= config.level_below * count
+        if left < max(config.one_side * (left + right), 1) or (held < enough and not floor):
+            continue
+        rises = floor and float(np.quantile(np.abs(height[above & ~taken]), 0.9)) >= config.rises * thick
+        if left >= (config.level_stays if rises else config.stays) * count:
             taken |= ~above
     return taken
 

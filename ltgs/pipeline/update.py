@@ -158,7 +158,7 @@ class _Update:
         if item.num_known == len(item.gaussians):
             return item
         placed = item.gaussians.transformed(torch.as_tensor(item.pose_now, dtype=torch.float32))
-        beneath = self.visit.in_support(placed, views)
+        beneath = self.visit.in_support(placed, views, fitted=True)
         beneath[: item.num_known] = False
         return replace(item, gaussians=item.gaussians[~beneath])
 

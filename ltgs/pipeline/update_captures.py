@@ -158,14 +158,17 @@ class VisitCaptures:
         """All photos of the first visit."""
         return [self.earlier_photo(i) for i in range(len(self.replay))]
 
-    def in_support(self, own: Gaussians, views: Sequence[ComparedView]) -> Tensor:
+    def in_support(self, own: Gaussians, views: Sequence[ComparedView], *, fitted: bool = False) -> Tensor:
         """[M] bool: which of an object's Gaussians, in the world, belong to what it stands on or leans against, in its shadow.
 
         Args:
             views: the captures without the object.
+            fitted: it was built above these surfaces, so that only what lies right on them is theirs.
         """
         outlines = [footprint(own, v.camera, above=0.3, backend=self.backend) for v in views]
         points, config = own.means.double().numpy(), self.config.support
+        if fitted:
+            config = replace(config, thickness=config.thickness_fitted)
         return torch.from_numpy(in_support(points, surroundings_of(points, views, outlines, config=config), self.up, config=config))
 
     def looked_through(self, points: Array) -> NDArray[np.int64]:

@@ -66,10 +66,23 @@ def test_a_narrow_board_is_left_behind_although_a_wall_took_half_of_the_points()
     assert found[300:].mean() > 0.95 and found[:300].mean() < 0.15
 
 
+def test_the_level_top_of_a_neighbour_is_nothing_to_stand_on() -> None:
+    around, points = board_and_wall()
+    top = np.column_stack([RNG.uniform(-0.2, 0.2, 400), RNG.uniform(0.3, 0.7, 400), RNG.normal(0.15, 0.004, 400)])
+    found = in_support(points, np.concatenate([around, top]), UP)
+    assert found[300:].mean() > 0.95 and found[:300].mean() < 0.15
+
+
 def test_a_plane_so_small_that_is_not_level_is_not_what_an_object_stands_on() -> None:
     around, points = board_and_wall()
     found = in_support(points, around, np.array([0.0, 1.0, 0.0]))
     assert found[300:600].mean() > 0.95 and found[600:].mean() < 0.15, "the wall is large enough, the board is not level now"
+
+
+def test_a_small_thing_leaves_a_table_behind_of_which_more_was_cut_out() -> None:
+    under = np.column_stack([RNG.uniform(-0.28, 0.28, (500, 2)), RNG.normal(0, 0.004, 500)])
+    found = in_support(np.concatenate([box(200), under]), sheet(3000, 0.8), UP)
+    assert found[200:].mean() > 0.95 and found[:200].mean() < 0.15
 
 
 def test_a_thin_thing_on_a_table_keeps_its_own_face() -> None:
