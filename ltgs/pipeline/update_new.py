@@ -11,7 +11,6 @@ import torch
 from ltgs.change.compare import footprint
 from ltgs.change.shade import is_relit
 from ltgs.core.chronology import Presence
-from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.imaging.masks import grown
 from ltgs.objects.associate import Match
@@ -19,7 +18,7 @@ from ltgs.objects.backing import template_radius
 from ltgs.objects.hull import HullInstance
 from ltgs.objects.palette import likeness_to_surroundings
 from ltgs.pipeline.update_captures import VisitCaptures
-from ltgs.pipeline.update_parts import KnownObject, owner_of, place
+from ltgs.pipeline.update_parts import KnownObject, owner_of
 from ltgs.pipeline.update_proofs import stood_before
 
 log = logging.getLogger("ltgs.pipeline")
@@ -46,11 +45,12 @@ class NewContent:
                 # Of what one visit has built and none has turned since, the other sides are wrong altogether.
                 turned = template.created_at == 0 or not np.array_equal(track.last_pose(), track.world_from_object[template.created_at])
                 standing.append((k, track.last_pose()[:3, 3], 1.2 * radius, (0.5 if turned else 0.75) * radius))
-        placed = {m.object_id: place(known[m.object_id], m) for m in matches}
+        placed = {m.object_id for m in matches}
         apart = []
         for instance in instances:
             owner = owner_of(instance, standing, self.visit.config.own_radius)
-            if owner is None or self._drawn_share(instance, owner, placed) < self.visit.config.leftover:
+            # Of an object that was only just found the pose is not exact yet.
+            if owner is None or (owner not in placed and self._drawn_share(instance, owner) < self.visit.config.leftover):
                 apart.append(instance)
             else:
                 self.visit.record.verdict(instance, "leftover", owner, "lies around that object: its own error")
@@ -88,16 +88,10 @@ class NewContent:
         self.visit.undecided.append("Something differs that another light on a known surface explains: not counted as new.")
         return True
 
-    def _drawn_share(self, instance: HullInstance, object_id: int, placed: Mapping[int, Gaussians]) -> float:
-        """Share of an instance's pixels where an object is drawn, or right beside it.
-
-        Args:
-            placed: objects that were found at this visit, in the world; all others stand where they stood.
-        """
-        own = placed.get(object_id)
-        if own is None:
-            pose = torch.as_tensor(self.visit.old.tracks[object_id].last_pose(), dtype=torch.float32)
-            own = self.visit.old.templates[object_id].gaussians.transformed(pose)
+    def _drawn_share(self, instance: HullInstance, object_id: int) -> float:
+        """Share of an instance's pixels where a stored object is drawn, or right beside it."""
+        pose = torch.as_tensor(self.visit.old.tracks[object_id].last_pose(), dtype=torch.float32)
+        own = self.visit.old.templates[object_id].gaussians.transformed(pose)
         inside = 0
         for mask, shot in zip(instance.pixels, self.visit.shots, strict=True):
             if mask.any():

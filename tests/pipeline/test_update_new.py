@@ -1,0 +1,44 @@
+"""New content beside an object that stands: its own error where it is drawn, a thing of its own elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_update import CONFIG, FIRST, shots
+from test_update_review import POSE, THING, TRUE, arrived
+
+from ltgs.change.compare import footprint
+from ltgs.core.chronology import Chronology
+from ltgs.core.progress import silent
+from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
+from ltgs.objects.hull import HullInstance
+from ltgs.pipeline.update_captures import VisitCaptures
+from ltgs.pipeline.update_new import NewContent
+
+
+@pytest.fixture(scope="module")
+def visit() -> VisitCaptures:
+    """A third visit; at the second one the thing was found."""
+    records = [tuple(PhotoRecord(p.camera.name, t, "", True, camera=p.camera) for p in shots(FIRST, t)) for t in (0, 1)]
+    start = Scene(Chronology.initial(FIRST), (VisitRecord(0, "0", None, records[0]),))
+    scene = Scene(arrived(start, "appeared", POSE), (*start.visits, VisitRecord(1, "1", None, records[1])))
+    return VisitCaptures(scene, shots(TRUE, 2), [], CONFIG, "auto", 0, silent)
+
+
+def content(visit: VisitCaptures, shift: int) -> HullInstance:
+    """Content right at the thing, whose pixels lie so many columns beside those where it is drawn."""
+    placed = THING.transformed(torch.as_tensor(POSE, dtype=torch.float32))
+    pixels = tuple(np.roll(footprint(placed, s.camera, above=0.5), shift, axis=1) for s in visit.shots)
+    near = np.random.default_rng(0).normal(0, 0.02, (200, 3)) + POSE[:3, 3] + [0, 0, 0.07]
+    return HullInstance(near, pixels, 3)
+
+
+def test_content_where_the_object_is_drawn_is_its_own_error(visit: VisitCaptures) -> None:
+    assert NewContent(visit).apart_from([content(visit, 0)], {}, []) == []
+    assert any("around object 1" in line for line in visit.undecided)
+
+
+def test_content_beside_the_drawn_object_is_a_thing_of_its_own(visit: VisitCaptures) -> None:
+    beside = content(visit, 60)
+    assert NewContent(visit).apart_from([beside], {}, []) == [beside]
