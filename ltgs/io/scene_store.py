@@ -236,7 +236,7 @@ class SceneStore:
                 self._replace_timings(scene, current, manifest_bytes)
                 write_file(self._previous_path, current.data)
                 write_file(self._manifest_path, manifest_bytes, sync_folder=False)
-            except OSError:
+            except (OSError, InputError, FormatError):
                 # The blobs of the failed commit give their space back; those a generation refers to were not fresh.
                 self._blobs.remove(fresh)
                 raise
