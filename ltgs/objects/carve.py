@@ -75,6 +75,8 @@ class Judges:
     alone: Callable[[Tensor, Tensor, Sequence[ComparedView]], bool] = lambda *_: False
     """Whether they, rather than these others [K], which are still there, make up a whole thing; a patch that a new object hides
     goes on beside it."""
+    upper: Callable[[Tensor, Sequence[ComparedView]], Tensor] = lambda members, _: members
+    """Those of them that do not belong to what they stand on: two things on one table touch there."""
     parts: Callable[[Tensor, Sequence[ComparedView]], list[Tensor]] = lambda members, _: [members]
     """The things that stand side by side among them (see `objects.split`), asked of a set that the captures suggest."""
 
@@ -118,7 +120,7 @@ def find_vacated(
             break
     if refused is not None:
         refused += carver.refused
-    return _merge_touching(gaussians, carver.found, carver.views, carver.config), carver.views
+    return _merge_touching(carver), carver.views
 
 
 class _Carver:
@@ -250,15 +252,15 @@ def pixel_footprint(views: Sequence[ComparedView]) -> float:
     return float(np.median([np.median(v.depth[v.alpha > 0.5]) / v.camera.K[0, 0] for v in views if (v.alpha > 0.5).any()]))
 
 
-def _merge_touching(
-    gaussians: Gaussians, sets: list[VacatedSet], views: Sequence[ComparedView], config: CarveConfig
-) -> list[VacatedSet]:
+def _merge_touching(carver: _Carver) -> list[VacatedSet]:
     """Sets of different rounds that touch are one object, but for things that were told apart."""
+    sets = carver.found
     if len(sets) < 2:
         return sets
-    members = torch.cat([s.members for s in sets])
-    owner = np.concatenate([np.full(len(s.members), i) for i, s in enumerate(sets)])
-    labels = cluster_points(gaussians.means[members].double().numpy(), config.link_px * pixel_footprint(views))
+    uppers = [carver.judges.upper(s.members, carver.views) for s in sets]
+    owner = np.concatenate([np.full(len(u), i) for i, u in enumerate(uppers)])
+    points = carver.gaussians.means[torch.cat(uppers)].double().numpy()
+    labels = cluster_points(points, carver.config.link_px * pixel_footprint(carver.views))
     group = np.arange(len(sets))
     for label in np.unique(labels):
         first, *others = np.unique(owner[labels == label])

@@ -44,6 +44,8 @@ class SupportConfig:
     """Least cosine between the normal of a level plane and the vertical."""
     one_side: float = 0.9
     """Share of the object's points off the plane that must lie on the same side of it."""
+    level_one_side: float = 0.7
+    """The same of a level plane beneath the object: of a board its edge and what is below may have been cut out with a small thing."""
     stays: float = 0.5
     """A plane that takes more than the rest of the object's points is its own face."""
     level_stays: float = 0.2
@@ -95,7 +97,8 @@ def in_support(
         # What another plane has taken says nothing about this one: behind an object on a board there is a wall.
         count, left, right = (~taken).sum(), (above & ~taken).sum(), (below & ~taken).sum()
         floor = plane[:3] @ up >= config.level and right <= config.level_below * count
-        if left < max(config.one_side * (left + right), 1) or (held < enough and not floor):
+        one_side = config.level_one_side if floor else config.one_side
+        if left < max(one_side * (left + right), 1) or (held < enough and not floor):
             continue
         rises = floor and float(np.quantile(np.abs(height[above & ~taken]), 0.9)) >= config.rises * thick
         if left >= (config.level_stays if rises else config.stays) * count:

@@ -79,6 +79,7 @@ class Departures:
                 alone=lambda members, others, views: self._is_whole(
                     everything, members, others[self._object_ids(index[others]) == BACKGROUND_ID], views
                 ),
+                upper=lambda members, views: members[~self.visit.in_support(everything[members], views)],
                 parts=lambda members, views: self._side_by_side(index, everything, members, views),
             ),
         )
