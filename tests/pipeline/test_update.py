@@ -68,8 +68,8 @@ def start() -> Scene:
     return Scene(Chronology.initial(FIRST), (VisitRecord(0, "0", None, records),))
 
 
-def advance(scene: Scene, photos: list[TrainingPhoto]) -> tuple[Scene, list]:
-    update = update_visit(scene, photos, [], config=CONFIG)
+def advance(scene: Scene, photos: list[TrainingPhoto], config: UpdateConfig = CONFIG) -> tuple[Scene, list]:
+    update = update_visit(scene, photos, [], config=config)
     t = scene.chronology.num_times
     records = tuple(PhotoRecord(p.camera.name, t, "", True, camera=p.camera) for p in photos)
     visits = (*scene.visits, VisitRecord(t, str(t), None, records, decisions=update.decisions))
