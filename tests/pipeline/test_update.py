@@ -9,6 +9,7 @@ import pytest
 import torch
 from solids import at, box, gaussians, textured
 
+from ltgs.change.compare import footprint
 from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.chronology import Chronology, Presence
 from ltgs.core.gaussians import Gaussians
@@ -131,6 +132,24 @@ def test_new_object_appears_where_it_stands(start):
     np.testing.assert_allclose(track.world_from_object[1, :2, 3], [0.05, -0.42], atol=0.08)
     record = scene.visits[1].decisions
     assert [i.object_id for i in record.instances if i.verdict == "new"] == [events[0].object_id] and not record.pairs
+
+
+def test_a_photo_that_shows_nothing_of_the_place_leaves_the_decision_to_the_others(start):
+    """It looks up past everything known, at something busy."""
+    turned = camera((1.1, 0, 1.25), "1/elsewhere.png", 1)
+    turned = dataclasses.replace(turned, cam_from_world=np.diag([-1.0, 1, -1, 1]) @ turned.cam_from_world)
+    assert not footprint(FIRST, turned).any()
+    noise = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    without = Gaussians.concatenate([FLOOR, at(SMALL, -0.3, -0.2)])
+    light = (0.8, 0.75, 0.7)
+    scene, events = advance(start, [*shots(without, 1, 2, light), TrainingPhoto(turned, noise)])
+    assert [e.kind for e in events] == ["removed"]
+    chronology = scene.chronology
+    objects = [k for k, t in chronology.templates.items() if t.kind == "object"]
+    assert objects == [events[0].object_id] and chronology.tracks[objects[0]].presence.tolist() == [Presence.PRESENT, Presence.ABSENT]
+    np.testing.assert_allclose(chronology.tracks[objects[0]].world_from_object[0, :2, 3], [0.28, 0.12], atol=0.03)
+    grey = torch.full((3,), 0.5)
+    np.testing.assert_allclose(chronology.appearance[1].apply(grey), grey * torch.tensor(light), atol=0.03)
 
 
 def test_visit_without_photos_leaves_everything_unknown(start):
