@@ -14,13 +14,16 @@ from ltgs.core.gaussians import Gaussians
 from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
 from ltgs.optim.complete import CompleteConfig
 from ltgs.optim.refine import RefineConfig
+from ltgs.optim.sharpen import SharpenConfig
 
 QUICK = replace(
     CONFIG,
-    register=replace(CONFIG.register, upright=16, free_rotations=16, num_scouted=2, scout_px=32, scout_steps=12, num_refined=1),
-    refine=RefineConfig(steps=8, steps_new=24, steps_surface=8), complete=CompleteConfig(steps=8),
+    register=replace(CONFIG.register, upright=12, free_rotations=8, num_scouted=2, scout_px=32, scout_steps=8, num_refined=1),
+    associate=replace(CONFIG.associate, sweep_floor=-9, scout_floor=-9),
+    refine=RefineConfig(steps=8, steps_new=24, steps_surface=8), complete=CompleteConfig(steps=8), sharpen=SharpenConfig(steps=8),
+    stereo_seeds=False,
 )
-"""Nothing is fitted well, but everything is decided."""
+"""Nothing is fitted well, but everything is decided, and every registration goes to its end."""
 OTHER_HUES = FACES[:, [2, 0, 1]]
 """Like enough to the colours of the box that it is tried."""
 STRANGERS = (
@@ -34,7 +37,7 @@ STAYS = at(box((0.14, 0.14, 0.24), 8, faces=np.tile([0.1, 0.15, 0.8], (6, 1))), 
 def stranger(index: int) -> Gaussians:
     """One that no known object can be."""
     size, place = STRANGERS[index]
-    return at(box(size, 11 + index, faces=OTHER_HUES), *place)
+    return at(box(size, 16 + index, faces=OTHER_HUES), *place)
 
 
 def without_the_box() -> Scene:
@@ -75,6 +78,6 @@ def test_three_strangers_in_a_row_get_ids_of_their_own() -> None:
         place = scene.chronology.tracks[fresh[-1]].world_from_object[time, :2, 3]
         np.testing.assert_allclose(place, STRANGERS[time - 2][1][:2], atol=0.08)
         tried = [p for p in scene.visits[time].decisions.pairs if p.object_id == 1]  # type: ignore[union-attr]
-        assert any(p.sweep_gain is not None for p in tried) and not any(p.chosen for p in tried)
+        assert any(p.gain is not None for p in tried) and not any(p.chosen for p in tried)
     assert scene.chronology.tracks[1].presence.tolist() == [Presence.PRESENT] + [Presence.ABSENT] * 4
     assert [e.time for e in scene.chronology.events if e.object_id == 1] == [1]
