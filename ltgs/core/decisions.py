@@ -116,7 +116,7 @@ class Content(Protocol):
 
 
 class Registration(Protocol):
-    """A pose found for an object, as `objects.register.PoseHypothesis` describes it."""
+    """A pose found for an object, as `objects.hypothesis.PoseHypothesis` describes it."""
 
     @property
     def gain(self) -> float: ...

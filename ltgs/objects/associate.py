@@ -15,9 +15,9 @@ from ltgs.core.decisions import DecisionRecorder
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model
 from ltgs.objects.hull import HullInstance
+from ltgs.objects.hypothesis import PoseHypothesis, with_guessed_rotation
 from ltgs.objects.palette import content_palette, likeness, template_palette
 from ltgs.objects.register import (
-    PoseHypothesis,
     RegisterConfig,
     Sweep,
     compare_turns,
@@ -153,8 +153,11 @@ def match_instances(
         hypotheses[row, column] = compare_turns(
             known[ids[row]].model, views, instances[column], hypotheses[row, column], up=up, config=register, backend=backend
         )
-        weak = hypotheses[row, column].gain < config.min_gain
-        matches.append(Match(ids[row], instances[column], hypotheses[row, column], by_colours=weak))
+        found = hypotheses[row, column]
+        weak = found.gain < config.min_gain
+        if weak:
+            found = with_guessed_rotation(found, up, known[ids[row]].model.radius, config=register.uncertainty)
+        matches.append(Match(ids[row], instances[column], found, by_colours=weak))
         taken.add(column)
         chosen.append((row, column))
     if record is not None:

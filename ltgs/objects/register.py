@@ -8,15 +8,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ltgs.core.cameras import Cameras
-from ltgs.core.se3 import make_rigid, random_rotations, rotation_angle_deg, se3_exp, so3_exp, so3_log
+from ltgs.core.se3 import make_rigid, random_rotations, rotation_angle_deg, se3_exp, so3_exp
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model
 from ltgs.objects.crops import CostConfig, Crop, centred_on_masks, empty_cost, make_crops, pose_costs
 from ltgs.objects.hull import HullInstance
-from ltgs.render import render
+from ltgs.objects.hypothesis import PoseHypothesis, UncertaintyConfig, covariance_at, moved_by, spread_of_ties
 
 Array = NDArray[np.float64]
 
@@ -38,7 +36,7 @@ class RegisterConfig:
     """Best of these turns that are refined as well."""
     coarse_px: int = 40
     """Longer side of the crops of the coarse sweep, pixels."""
-    fine_px: int = 120
+    fine_px: int = 96
     """Longer side of the crops of the refinement, pixels."""
     num_scouted: int = 10
     """Best coarse poses that are refined a little, to see which deserve more."""
@@ -48,7 +46,7 @@ class RegisterConfig:
     """Adam steps of that first refinement."""
     num_refined: int = 3
     """Best scouted poses that are refined to the end."""
-    steps: int = 60
+    steps: int = 40
     """Adam steps of the last refinement."""
     rate_translation: float = 0.03
     """Adam rate of the translation relative to the object's radius."""
@@ -56,36 +54,10 @@ class RegisterConfig:
     """Adam rate of the rotation, radians."""
     cost: CostConfig = field(default_factory=CostConfig)
     """How a drawn object is judged."""
-    systematic: tuple[float, float] = (0.02, 0.03)
-    """Standard deviations of what the residuals cannot show, because the template itself is a little wrong: translation
-    relative to the object's radius, and rotation in radians."""
-    tie_scale: float = 0.06
-    """Relative difference of costs over which the chance of a refined pose falls by e: templates err by about so much."""
+    uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)
+    """Covariances."""
     symmetry_tie: float = 1.10
     """A refined pose whose cost is within this factor of the best but turned by more than 20 degrees marks a symmetry."""
-
-
-@dataclass(frozen=True)
-class PoseHypothesis:
-    """One registration of a template to an instance."""
-
-    world_from_object: Array
-    """[4, 4]"""
-    cost: float
-    """Mean robust cost per crop pixel with the object drawn; comparable with `cost_empty`."""
-    cost_empty: float
-    """The same crops with nothing drawn."""
-    covariance: Array
-    """[6, 6] of (translation, rotation vector), Gauss-Newton."""
-    ambiguous: bool
-    """True if a clearly different rotation explains the photos as well: a symmetric object or too few pixels."""
-    ranked: tuple[tuple[Array, float], ...] = ()
-    """The refined poses [4, 4], this one first, and the costs by which they were ranked: guessed sides count less there."""
-
-    @property
-    def gain(self) -> float:
-        """Share of the cost that drawing the object explains, <= 1."""
-        return 1 - self.cost / max(self.cost_empty, 1e-12)
 
 
 def axis_rotations(axis: Array, count: int) -> Array:
@@ -219,7 +191,8 @@ def _hypothesis(
     ambiguous = any(
         c < cost * config.symmetry_tie and rotation_angle_deg(p[:3, :3].T @ pose[:3, :3]) > 20 for p, c in ranked[1:]
     )
-    covariance = _covariance(model, pose, fine, config, backend) + _spread_of_ties([*ranked, *others], config)
+    covariance = covariance_at(model, pose, fine, config.cost, config.uncertainty, backend)
+    covariance += spread_of_ties([*ranked, *others], config.uncertainty)
     return PoseHypothesis(pose, *_strict_costs(model, pose, fine, config, backend), covariance, ambiguous, tuple(ranked))
 
 
@@ -246,17 +219,6 @@ def gain_around(
         return 0.0
     shown, empty = _strict_costs(model, pose, crops, config, backend)
     return 1 - shown / max(empty, 1e-12)
-
-
-def _spread_of_ties(ranked: Sequence[tuple[Array, float]], config: RegisterConfig) -> Array:
-    """[6, 6] what other poses add to the covariance of the best: the chance of each falls off with its cost."""
-    pose, cost = ranked[0]
-    weights = [float(np.exp(-(c / max(cost, 1e-12) - 1) / config.tie_scale)) for _, c in ranked[1:]]
-    spread = np.zeros((6, 6))
-    for (other, _), weight in zip(ranked[1:], weights, strict=True):
-        off = np.concatenate([other[:3, 3] - pose[:3, 3], so3_log(other[:3, :3] @ pose[:3, :3].T)])
-        spread += weight / (1 + sum(weights)) * np.outer(off, off)
-    return spread
 
 
 def gain_in_place(
@@ -318,13 +280,6 @@ def _spread_best(poses: Array, costs: Array, count: int, *, apart_deg: float = 2
     return kept
 
 
-def _apply_residual(poses: Tensor, xi: Tensor) -> Tensor:
-    """[P, 4, 4] poses turned about the object's own centre and shifted in the world by [P, 6]: the two stay decoupled."""
-    delta = se3_exp(xi)
-    moved = torch.cat([delta[:, :3, :3] @ poses[:, :3, :3], (poses[:, :3, 3] + delta[:, :3, 3])[..., None]], 2)
-    return torch.cat([moved, poses[:, 3:]], 1)
-
-
 def _refine(
     model: Model, starts: Array, crops: Sequence[Crop], steps: int, config: RegisterConfig, backend: str, *,
     axis: Array | None = None,
@@ -346,7 +301,7 @@ def _refine(
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps, eta_min=0.0)
     best, best_costs = poses.clone(), torch.full((len(poses),), float("inf"))
     for _ in range(steps):
-        moved = _apply_residual(poses, torch.cat([shift, turn @ spread], 1))
+        moved = moved_by(poses, torch.cat([shift, turn @ spread], 1))
         costs = pose_costs(model, moved, crops, config.cost, backend)
         better = costs.detach() < best_costs
         best[better], best_costs[better] = moved.detach()[better], costs.detach()[better]
@@ -358,36 +313,3 @@ def _refine(
         decay.step()
     found = zip(best.double().numpy(), best_costs.tolist(), strict=True)
     return sorted(found, key=lambda item: item[1])
-
-
-def _covariance(
-    model: Model, pose: Array, crops: Sequence[Crop], config: RegisterConfig, backend: str
-) -> Array:
-    """[6, 6] inverse Gauss-Newton Hessian from numeric differences of the composed images, scaled by the residual variance.
-
-    The template's own error is added.
-    """
-    radius = max(model.radius, 1e-9)
-    steps = np.array([0.01 * radius] * 3 + [0.01] * 3)
-    xi = torch.cat([torch.zeros(1, 6), torch.diag(torch.as_tensor(steps, dtype=torch.float32))])
-    variants = _apply_residual(torch.as_tensor(pose, dtype=torch.float32).expand(7, 4, 4), xi)
-    with torch.no_grad():
-        rows = []
-        for crop in crops:
-            size = crop.photo.shape[0]
-            cameras = Cameras(crop.K.expand(7, 3, 3), crop.cam_from_world @ variants, size, size)
-            out = render(model.gaussians, cameras, backend=backend)  # type: ignore[arg-type]
-            lit = (out.rgb @ crop.light[:, :3].T + out.alpha * crop.light[:, 3]) * crop.gain
-            shown = (lit + (1 - out.alpha) * crop.shown) * crop.weight[..., None]
-            photo = (crop.photo * crop.weight[..., None]).reshape(-1)
-            rows.append((shown.reshape(7, -1), photo, out.alpha[0].expand(-1, -1, 3)))
-    jacobian = np.concatenate([((r[0][1:] - r[0][:1]).numpy() / steps[:, None]) for r in rows], 1)
-    residual = np.concatenate([(r[0][0] - r[1]).numpy() for r in rows])
-    covered = np.concatenate([(r[2].reshape(-1) > 0.5).numpy() for r in rows])
-    variance = float(np.median(residual[covered] ** 2)) / 0.455 if covered.any() else config.cost.robust**2
-    hessian = jacobian @ jacobian.T
-    # Neighbouring pixels err together; nine pixels are counted as one independent measurement.
-    scale = np.diag(1 / np.sqrt(np.maximum(np.diag(hessian), 1e-12)))
-    inverse = scale @ np.linalg.pinv(scale @ hessian @ scale, rcond=1e-6) @ scale
-    own = np.diag([config.systematic[0] * radius] * 3 + [config.systematic[1]] * 3) ** 2
-    return 9 * variance * inverse + own

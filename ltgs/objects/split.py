@@ -1,4 +1,4 @@
-"""Parts of new content that hang together by a neck: two things side by side whose outlines touch in the photos."""
+"""Two things side by side that the photos show as one: new content that hangs together by a neck, old sets on one support."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+from torch import Tensor
 
+from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.hull import HullInstance, in_image, project
 
@@ -30,6 +36,8 @@ class SplitConfig:
     """Most parts of one instance."""
     min_pixels: float = 4e-4
     """Smallest part, pixels in its best photo relative to the image area."""
+    level: float = 0.25
+    """Things that stand side by side: their lowest points differ in height by less than this share of the lower one's height."""
 
 
 def split_instance(instance: HullInstance, views: Sequence[ComparedView], config: SplitConfig | None = None) -> list[HullInstance]:
@@ -85,3 +93,50 @@ def _part(instance: HullInstance, own: NDArray[np.bool_], views: Sequence[Compar
         mask[uv[seen, 1].astype(int), uv[seen, 0].astype(int)] = 1
         masks.append((cv2.dilate(mask, np.ones((5, 5), np.uint8)) > 0) & pixels)
     return HullInstance(points, tuple(masks), sum(bool(m.any()) for m in masks), is_part=True)
+
+
+def side_by_side(
+    own: Gaussians,  # [M] in the world
+    beneath: NDArray[np.bool_],  # [M] those that belong to what they stand on
+    link: float,
+    *,
+    up: Array,  # [3] unit
+    config: SplitConfig | None = None,
+) -> list[Tensor]:
+    """Rows [M] of the things that stand apart once what they stand on is left out; all rows as one if there is only one thing.
+
+    Args:
+        link: gap between the ellipsoids of two Gaussians, scene units, up to which they belong together.
+
+    What they stand on, and scattered rest, goes with the nearest thing.
+    """
+    config = config or SplitConfig()
+    everything, rest = [torch.arange(len(own))], np.flatnonzero(~beneath)
+    if len(rest) < 2:
+        return everything
+    labels, points = linked(own[torch.from_numpy(rest)], link), own.means.double().numpy()
+    sizes, height = np.bincount(labels), points @ up
+    things = [rest[labels == k] for k in np.flatnonzero(sizes >= config.min_share * len(rest))]
+    spans = [np.quantile(height[t], (0.02, 0.98)) for t in things]
+    floor = min((low for low, _ in spans), default=0.0)
+    lowest = min((top - low for low, top in spans), default=0.0)
+    things = [t for t, (low, _) in zip(things, spans, strict=True) if low - floor <= config.level * lowest]
+    if not 2 <= len(things) <= config.max_parts:
+        return everything
+    nearest = np.argmin([cKDTree(points[t]).query(points)[0] for t in things], axis=0)
+    return [torch.from_numpy(np.flatnonzero(nearest == k)) for k in range(len(things))]
+
+
+def linked(gaussians: Gaussians, radius: float) -> NDArray[np.int64]:
+    """[M] labels of Gaussians whose ellipsoids (one standard deviation, middle axis) come closer than `radius`.
+
+    A plain surface is made of few large Gaussians, whose centres are far apart.
+    """
+    points = gaussians.means.double().numpy()
+    reach = gaussians.scales.double().sort(dim=1).values[:, 1].numpy()
+    reach = np.minimum(reach, np.quantile(reach, 0.95))
+    pairs = cKDTree(points).query_pairs(radius + 2 * float(reach.max()), output_type="ndarray").reshape(-1, 2)
+    gap = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1) - reach[pairs].sum(1)
+    near = pairs[gap < radius]
+    graph = coo_matrix((np.ones(len(near)), (near[:, 0], near[:, 1])), shape=(len(points), len(points)))
+    return connected_components(graph, directed=False)[1].astype(np.int64)

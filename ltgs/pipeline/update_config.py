@@ -10,10 +10,10 @@ from ltgs.change.light import LightConfig
 from ltgs.change.relight import RelightConfig
 from ltgs.depth.seeds import SeedConfig
 from ltgs.objects.associate import AssociateConfig
-from ltgs.objects.carve import CarveConfig
 from ltgs.objects.hull import HullConfig
 from ltgs.objects.join import JoinConfig
 from ltgs.objects.register import RegisterConfig
+from ltgs.objects.removal import CarveConfig
 from ltgs.objects.split import SplitConfig
 from ltgs.objects.support import SupportConfig
 from ltgs.objects.templates import BuildConfig

@@ -17,11 +17,12 @@ from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match, match_instances
 from ltgs.objects.backing import Model, template_radius
-from ltgs.objects.carve import VacatedSet, find_vacated, hole_masks
+from ltgs.objects.carve import Judges, VacatedSet, find_vacated, pixel_footprint
 from ltgs.objects.hull import HullInstance, hull_instances
 from ltgs.objects.join import join_pieces
 from ltgs.objects.register import gain_in_place
-from ltgs.objects.split import split_instance
+from ltgs.objects.removal import hole_masks
+from ltgs.objects.split import side_by_side, split_instance
 from ltgs.objects.templates import enclosed, framed
 from ltgs.pipeline.update_assemble import Decisions
 from ltgs.pipeline.update_captures import VisitCaptures
@@ -250,10 +251,13 @@ class Decider:
         stored = [torch.searchsorted(index, m) for m in self._standing(kept)]
         found, after = find_vacated(
             everything, views, lift=self.visit.lift, compare=compare_kept, config=carve, fixed=fixed, record=self.visit.record,
-            also=[*stored, *(m for m in still_kept if displaced(m))], displaced=displaced, refused=refused,
-            piece=lambda members: bool(self._piece_of(index[members])),
-            whole=lambda members: any(bool(torch.isin(m, members).all()) for m in stored),
-            veto=lambda members: self._never_was(index[members]),
+            also=[*stored, *(m for m in still_kept if displaced(m))], refused=refused, judges=Judges(
+                displaced=displaced,
+                piece=lambda members: bool(self._piece_of(index[members])),
+                whole=lambda members: any(bool(torch.isin(m, members).all()) for m in stored),
+                veto=lambda members: self._never_was(index[members]),
+                parts=lambda members, views: self._side_by_side(everything, members, views),
+            ),
         )
         self.refused = [index[m] for m in refused]
         sets = self._without_unmoved([replace(s, members=index[s.members]) for s in found], after)
@@ -264,6 +268,16 @@ class Decider:
             stayed = torch.cat([s.members for s in found])
             after = self._compare_with(after, everything[stayed], still, placed)
         return sets, after
+
+    def _side_by_side(self, everything: Gaussians, members: Tensor, views: Sequence[ComparedView]) -> list[Tensor]:
+        """The things among some of the Gaussians that are drawn now, which only what they stand on connects."""
+        own = everything[members]
+        beneath = self.visit.in_support(own, views).numpy()
+        link = self.visit.config.carve.link_px * pixel_footprint(views)
+        rows = side_by_side(own, beneath, link, up=self.visit.up, config=self.visit.config.split)
+        if len(rows) > 1:
+            log.info("%d things stand side by side among %d Gaussians: %s", len(rows), len(members), [len(r) for r in rows])
+        return [members[r] for r in rows]
 
     def _with_inside(
         self, sets: Sequence[VacatedSet], kept: Tensor, placed: Sequence[Gaussians], views: Sequence[ComparedView]

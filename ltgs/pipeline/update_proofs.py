@@ -17,8 +17,8 @@ from ltgs.core.chronology import Chronology, Presence
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import template_radius
-from ltgs.objects.carve import altered_pixels
 from ltgs.objects.hull import in_image, project
+from ltgs.objects.removal import altered_pixels
 from ltgs.render import render
 
 Array = NDArray[np.float64]

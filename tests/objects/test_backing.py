@@ -12,7 +12,7 @@ from ltgs.core.se3 import make_rigid, so3_exp
 from ltgs.objects.associate import AssociateConfig, _assign
 from ltgs.objects.backing import Model, template_radius, with_backing
 from ltgs.objects.hull import HullInstance
-from ltgs.objects.register import RegisterConfig, _spread_of_ties
+from ltgs.objects.hypothesis import PoseHypothesis, UncertaintyConfig, spread_of_ties, with_guessed_rotation
 from ltgs.render import render
 
 UP = np.array([0.0, 0.0, 1.0])
@@ -73,11 +73,20 @@ def test_without_photos_that_show_it_whole_there_is_no_guess() -> None:
 def test_a_tie_between_turned_poses_widens_the_rotation_about_that_axis_only() -> None:
     best = np.eye(4)
     turned = make_rigid(so3_exp(torch.tensor([0.0, 0.0, 2.0], dtype=torch.float64)).numpy(), np.zeros(3))
-    config = RegisterConfig()
-    tie = _spread_of_ties([(best, 0.05), (turned, 0.05)], config)
+    config = UncertaintyConfig()
+    tie = spread_of_ties([(best, 0.05), (turned, 0.05)], config)
     np.testing.assert_allclose(np.diag(tie), [0, 0, 0, 0, 0, 0.5 * 2.0**2], atol=1e-9)
-    clear = _spread_of_ties([(best, 0.05), (turned, 0.10)], config)
+    clear = spread_of_ties([(best, 0.05), (turned, 0.10)], config)
     assert clear[5, 5] < 1e-5
+
+
+def test_an_object_that_shows_unseen_sides_may_be_turned_any_way_about_the_vertical() -> None:
+    found = PoseHypothesis(np.eye(4), 0.05, 0.06, 1e-4 * np.eye(6), ambiguous=False)
+    guess = with_guessed_rotation(found, UP, RADIUS).covariance
+    half_turn = np.array([0, 0, 0, 0, 0, np.pi])
+    assert half_turn @ np.linalg.inv(guess) @ half_turn < 4
+    tilt = np.array([0, 0, 0, 0.5, 0, 0])
+    assert tilt @ np.linalg.inv(guess) @ tilt > 100
 
 
 def instance(*boxes: tuple[int, int]) -> HullInstance:

@@ -12,7 +12,9 @@ from helpers import blobs
 from ltgs.change.evidence import agreement
 from ltgs.core.cameras import Camera
 from ltgs.core.views import ComparedView
-from ltgs.objects.carve import CarveConfig, RemovalBenefit, _cluster, candidates, removal_benefit
+from ltgs.objects.carve import candidates
+from ltgs.objects.removal import CarveConfig, RemovalBenefit, removal_benefit
+from ltgs.objects.split import linked
 
 SIZE = 60
 
@@ -52,9 +54,9 @@ def test_large_gaussians_far_apart_are_one_set() -> None:
     points = np.array([[0.0, 0, 0], [0.3, 0, 0], [0.9, 0, 0]])
     g = blobs(np.random.default_rng(0), points, 0.01)
     g = replace(g, log_scales=torch.log(torch.tensor([[0.12] * 3, [0.12] * 3, [0.01] * 3])))
-    assert len(set(_cluster(g, 0.08).tolist())) == 2
+    assert len(set(linked(g, 0.08).tolist())) == 2
     small = replace(g, log_scales=torch.full((3, 3), float(np.log(0.01))))
-    assert len(set(_cluster(small, 0.08).tolist())) == 3
+    assert len(set(linked(small, 0.08).tolist())) == 3
 
 
 @pytest.mark.parametrize(
