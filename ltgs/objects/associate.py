@@ -51,7 +51,7 @@ class AssociateConfig:
     """Likeness of the colours (see `objects.palette`) from which less must be explained, and from which that much less."""
     unlike: float = 0.68
     """A pair whose colours are less alike is not tried."""
-    min_gain_unlike: float = 0.34
+    min_gain_unlike: float = 0.75
     """What a pair of that likeness must explain; it falls to `min_gain` where they are alike."""
     likeness_weight: float = 0.5
     """A likeness of 0.1 more counts like so many tenths of the cost explained more."""

@@ -72,6 +72,9 @@ class Judges:
     """Whether they hold all of a stored object. What the captures contradict all over has left."""
     piece: Callable[[Tensor], bool] = lambda _: False
     """Whether they can only be a piece of an object that stood there; it may be small."""
+    alone: Callable[[Tensor, Tensor, Sequence[ComparedView]], bool] = lambda *_: False
+    """Whether they, rather than these others [K], which are still there, make up a whole thing; a patch that a new object hides
+    goes on beside it."""
     parts: Callable[[Tensor, Sequence[ComparedView]], list[Tensor]] = lambda members, _: [members]
     """The things that stand side by side among them (see `objects.split`), asked of a set that the captures suggest."""
 
@@ -107,9 +110,10 @@ def find_vacated(
     for _ in range(carver.config.rounds):
         taken = [carver.take(members) for members in also]
         for members in _candidate_sets(gaussians, carver.kept, carver.views, lift, carver.config):
+            members = members[carver.free[members]]
             parts = carver.judges.parts(members, carver.views)
             one_by_one = [carver.take(part, company=[p for p in parts if p is not part]) for part in parts]
-            taken += one_by_one if any(one_by_one) or len(parts) == 1 else [carver.take(members)]
+            taken += one_by_one if any(one_by_one) or len(parts) == 1 else [carver.take(members, mixed=True)]
         if not any(taken):
             break
     if refused is not None:
@@ -134,11 +138,12 @@ class _Carver:
         self._tried: list[Array] = []
         self._standing = torch.zeros(len(gaussians), dtype=torch.bool)
 
-    def take(self, members: Tensor, *, company: Sequence[Tensor] = ()) -> bool:
+    def take(self, members: Tensor, *, company: Sequence[Tensor] = (), mixed: bool = False) -> bool:
         """Take away a set and what it hid, if they have left.
 
         Args:
             company: the other things that it was told apart from, [M] each.
+            mixed: it holds several things.
         """
         members = members[self.kept[members] & self.free[members]]
         centre = self.gaussians.means[members].double().mean(0).numpy() if len(members) else np.zeros(3)
@@ -158,7 +163,7 @@ class _Carver:
         benefit = removal_benefit(self.views, after)
         log.debug("set of %d at %s: %s", len(members), centre, benefit)
         gone = (self.kept & ~trial).nonzero()[:, 0]
-        refusal, note, contradicted = self._verdict(gone, benefit)
+        refusal, note, contradicted = self._verdict(gone, benefit, None if mixed else company)
         if self.record is not None:
             self.record.removal(self.gaussians.means[gone], asdict(benefit), reason=refusal, note=note)
         if refusal:
@@ -168,7 +173,7 @@ class _Carver:
         self.kept, self.views = trial, after
         return True
 
-    def _verdict(self, gone: Tensor, benefit: RemovalBenefit) -> tuple[str, str, bool]:
+    def _verdict(self, gone: Tensor, benefit: RemovalBenefit, company: Sequence[Tensor] | None) -> tuple[str, str, bool]:
         """Why a set stays (empty if it has left), what proved that it left, and whether the captures contradict all of it."""
         image_px = self.views[0].mask.size
         refusal, note, contradicted = benefit.refusal(self.config, image_px), "", False
@@ -179,6 +184,12 @@ class _Carver:
                 refusal, note, contradicted = "", "the photos contradict all of it", True
             elif benefit.stands(self.config):
                 self._standing[gone] = True
+        if refusal and company is not None and benefit.replaced(self.config, image_px):
+            others = self.kept & self.free
+            for members in (gone, *company):
+                others[members] = False
+            if self.judges.alone(gone, others.nonzero()[:, 0], self.views):
+                refusal, note = "", "something else is seen all over its place"
         if not refusal and float(self._standing[gone].float().mean()) > 0.5:
             refusal = "part of an object that the photos still show"
         if refusal == TOO_FEW and self.judges.piece(gone):

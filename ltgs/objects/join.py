@@ -23,6 +23,20 @@ class JoinConfig:
     """Least likeness of their colours (see `objects.palette`): pieces of one box had 0.88, neighbours up to 0.76."""
 
 
+@dataclass(frozen=True)
+class PieceConfig:
+    """Content that is a piece which the template of an object just found lacks."""
+
+    reach: float = 0.35
+    """Width, relative to the root of the area where the object is drawn, within which its piece lies."""
+    beside: float = 0.8
+    """Share of the content that must lie there."""
+    smaller: float = 0.6
+    """Largest content, in units of that area."""
+    alike: float = 0.68
+    """Least likeness of the colours of the content and the object; the end of a bottle whose middle is known had .72."""
+
+
 def join_pieces(
     instances: Sequence[HullInstance], views: Sequence[ComparedView], *, config: JoinConfig | None = None
 ) -> list[HullInstance]:

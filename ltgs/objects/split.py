@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.hull import HullInstance, in_image, project
 
+log = logging.getLogger("ltgs.objects")
 Array = NDArray[np.float64]
 
 
@@ -36,6 +38,15 @@ class SplitConfig:
     """Most parts of one instance."""
     min_pixels: float = 4e-4
     """Smallest part, pixels in its best photo relative to the image area."""
+    attached: float = 0.06
+    """A whole thing: so many of what goes on beside it, relative to what it is made of; the sets that new objects merely hid had
+    .10 and more in eight rooms, or were flat."""
+    rises: float = 1.6
+    """Height of a whole thing, in units of the gap up to which Gaussians belong together."""
+    bottom: float = 0.15
+    """Lowest share of its height, up to which what goes on beside it may be what it stands on."""
+    least: int = 60
+    """Gaussians that it is made of."""
     level: float = 0.25
     """Things that stand side by side: their lowest points differ in height by less than this share of the lower one's height."""
 
@@ -116,7 +127,7 @@ def side_by_side(
         return everything
     labels, points = linked(own[torch.from_numpy(rest)], link), own.means.double().numpy()
     sizes, height = np.bincount(labels), points @ up
-    things = [rest[labels == k] for k in np.flatnonzero(sizes >= config.min_share * len(rest))]
+    things = [rest[labels == k] for k in np.flatnonzero(sizes >= max(config.min_share * len(rest), config.least))]
     spans = [np.quantile(height[t], (0.02, 0.98)) for t in things]
     floor = min((low for low, _ in spans), default=0.0)
     lowest = min((top - low for low, top in spans), default=0.0)
@@ -125,6 +136,31 @@ def side_by_side(
         return everything
     nearest = np.argmin([cKDTree(points[t]).query(points)[0] for t in things], axis=0)
     return [torch.from_numpy(np.flatnonzero(nearest == k)) for k in range(len(things))]
+
+
+def is_whole(
+    points: Array,  # [M, 3] in the world
+    beneath: NDArray[np.bool_],  # [M] those that belong to what they stand on
+    others: Array,  # [K, 3] what else is there
+    link: float,
+    *,
+    up: Array,  # [3] unit
+    config: SplitConfig | None = None,
+) -> bool:
+    """Whether points make up a thing: they rise from what they stand on, and nothing of it goes on beside them.
+
+    Args:
+        link: distance, scene units, up to which points belong together.
+    """
+    config = config or SplitConfig()
+    own = points[~beneath]
+    if len(own) < config.least:
+        return False
+    low, high = np.quantile(own @ up, (0.02, 0.98))
+    near = others[others @ up > low + config.bottom * (high - low)]
+    attached = int(np.isfinite(cKDTree(own).query(near, distance_upper_bound=link)[0]).sum())
+    log.debug("a thing of %d at %s: rises by %.1f links, %d go on", len(own), np.median(own, axis=0), (high - low) / link, attached)
+    return high - low >= config.rises * link and attached <= config.attached * len(own)
 
 
 def linked(gaussians: Gaussians, radius: float) -> NDArray[np.int64]:

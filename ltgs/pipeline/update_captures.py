@@ -34,7 +34,7 @@ from ltgs.optim.sharpen import sharpen
 from ltgs.pipeline.update_config import UpdateConfig
 from ltgs.pipeline.update_learned import Learned
 from ltgs.pipeline.update_parts import Cutting
-from ltgs.pipeline.update_residuals import expected_residuals
+from ltgs.pipeline.update_residuals import UNSURE, expected_residuals
 from ltgs.poses.gauge import up_direction
 
 Array = NDArray[np.float64]
@@ -95,6 +95,18 @@ class VisitCaptures:
         return compare_altered(
             views, altered, gaussians, expected, self.shots, self.grounds, config=self.config.compare, backend=self.backend
         )
+
+    def compare_kept(
+        self, views: Sequence[ComparedView], altered: Gaussians, kept: Tensor, placed: Sequence[Gaussians]
+    ) -> list[ComparedView]:
+        """Captures against the kept part of the state plus objects at their new places.
+
+        Args:
+            views: captures against a state that differs from this one by some of the altered Gaussians at most.
+        """
+        extra = Gaussians.concatenate(placed)
+        expected = torch.cat([self.expected[kept], UNSURE.repeat(len(extra), 1)])
+        return self.compare_altered(views, altered, Gaussians.concatenate([self.gaussians[kept], extra]), expected)
 
     def lift(
         self, gaussians: Gaussians, views: Sequence[ComparedView], images: Sequence[NDArray[np.float32]], only: Tensor | None = None

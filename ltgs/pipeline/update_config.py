@@ -11,7 +11,7 @@ from ltgs.change.relight import RelightConfig
 from ltgs.depth.seeds import SeedConfig
 from ltgs.objects.associate import AssociateConfig
 from ltgs.objects.hull import HullConfig
-from ltgs.objects.join import JoinConfig
+from ltgs.objects.join import JoinConfig, PieceConfig
 from ltgs.objects.register import RegisterConfig
 from ltgs.objects.removal import CarveConfig
 from ltgs.objects.split import SplitConfig
@@ -32,6 +32,7 @@ class UpdateConfig:
     hull: HullConfig = field(default_factory=HullConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
     join: JoinConfig = field(default_factory=JoinConfig)
+    piece: PieceConfig = field(default_factory=PieceConfig)
     register: RegisterConfig = field(default_factory=RegisterConfig)
     associate: AssociateConfig = field(default_factory=AssociateConfig)
     build: BuildConfig = field(default_factory=BuildConfig)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,19 +16,18 @@ from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match, match_instances
 from ltgs.objects.backing import Model, template_radius
-from ltgs.objects.carve import Judges, VacatedSet, find_vacated, pixel_footprint
+from ltgs.objects.carve import VacatedSet
 from ltgs.objects.hull import HullInstance, hull_instances
 from ltgs.objects.join import join_pieces
-from ltgs.objects.register import gain_in_place
 from ltgs.objects.removal import hole_masks
-from ltgs.objects.split import side_by_side, split_instance
-from ltgs.objects.templates import enclosed, framed
+from ltgs.objects.split import split_instance
+from ltgs.objects.templates import framed
 from ltgs.pipeline.update_assemble import Decisions
 from ltgs.pipeline.update_captures import VisitCaptures
+from ltgs.pipeline.update_left import Departures
 from ltgs.pipeline.update_new import NewContent
 from ltgs.pipeline.update_parts import Cutting, KnownObject, place
-from ltgs.pipeline.update_proofs import existed, needed, remains_of, share_inside
-from ltgs.pipeline.update_residuals import UNSURE
+from ltgs.pipeline.update_proofs import needed
 
 log = logging.getLogger("ltgs.pipeline")
 Array = NDArray[np.float64]
@@ -41,8 +39,7 @@ class Decider:
     def __init__(self, visit: VisitCaptures) -> None:
         self.visit = visit
         self.content = NewContent(visit)
-        self.refused: list[Tensor] = []
-        """Sets that could not be proven gone, [M] indices into the state's Gaussians each."""
+        self.left = Departures(visit)
         self.remains: list[tuple[int, Cutting]] = []
         """Pieces of objects, by id, that were not cut out with them."""
 
@@ -61,8 +58,8 @@ class Decider:
             self.visit.record.stage = f"round {round_index + 1}"
             placed = [place(known[m.object_id], m) for m in matches]
             with self.visit.timed("vacated"):
-                sets, views = self._vacated(kept, placed, views, [(known[m.object_id], m) for m in matches])
-                sets, views = self._with_inside(sets, kept, placed, views)
+                sets, views = self.left.vacated(kept, placed, views, [(known[m.object_id], m) for m in matches])
+                sets, views = self.left.with_inside(sets, kept, placed, views)
             for vacated in sets:
                 kept[vacated.members] = False
             if round_index and not sets:
@@ -71,7 +68,7 @@ class Decider:
                 late += [self.visit.gaussians.means[s.members].double().median(0).values.numpy() for s in sets]
             self._add_known(known, sets, views)
             with self.visit.timed("instances"):
-                holes = hole_masks(before, self._compare_with(views, Gaussians.concatenate(placed), kept, []))
+                holes = hole_masks(before, self.visit.compare_kept(views, Gaussians.concatenate(placed), kept, []))
                 instances, num_outside = self._new_content(views, holes, known)
             taken = {m.object_id for m in matches}
             with self.visit.timed("association"):
@@ -83,7 +80,7 @@ class Decider:
         if matches:
             matches = self._needed(known, matches, views, kept)
             instances, views = self._what_is_left(known, matches, views, kept, holes)
-        instances = self.content.apart_from(instances, known, matches)
+        instances = self.content.apart_from(instances, known, matches, views)
         with self.visit.timed("association"):
             self.visit.record.stage = "second look"
             matches = self._second_look(known, matches, views, kept, late)
@@ -96,11 +93,11 @@ class Decider:
     ) -> list[Match]:
         """The matches whose objects, drawn where they were found, explain something; the content of the others is open again."""
         placed = [place(known[m.object_id], m) for m in matches]
-        together = self._compare_with(views, Gaussians.concatenate(placed), kept, placed)
+        together = self.visit.compare_kept(views, Gaussians.concatenate(placed), kept, placed)
         out = []
         for index, match in enumerate(matches):
             others = [p for i, p in enumerate(placed) if i != index]
-            gain = needed(self._compare_with(together, placed[index], kept, others), together, self.visit.config.review)
+            gain = needed(self.visit.compare_kept(together, placed[index], kept, others), together, self.visit.config.review)
             log.info("object %d where it was found: the score drops by %s", match.object_id, gain)
             if gain is None or gain[0] >= self.visit.config.review.found_mean:
                 out.append(match)
@@ -116,7 +113,7 @@ class Decider:
         self.visit.record.stage = "what is left"
         placed = [place(known[m.object_id], m) for m in matches]
         with self.visit.timed("instances"):
-            views = self._compare_with(views, Gaussians.concatenate(placed), kept, placed)
+            views = self.visit.compare_kept(views, Gaussians.concatenate(placed), kept, placed)
             instances, num_outside = self._new_content(views, holes, {})
         return instances[:num_outside], views
 
@@ -153,33 +150,6 @@ class Decider:
             backend=self.visit.backend, record=self.visit.record,
         )
 
-    def _without_unmoved(self, sets: Sequence[VacatedSet], views: Sequence[ComparedView]) -> list[VacatedSet]:
-        """Sets that left, but for objects that explain the captures where they stood: their template is only inaccurate.
-
-        Args:
-            views: captures against what remains without the sets.
-        """
-        out = []
-        for vacated in sets:
-            owners = self.visit.ids[vacated.members]
-            ids = [k for k in owners.unique().tolist() if k and self.visit.old.templates[k].kind == "object"]
-            gains = [
-                gain_in_place(
-                    Model(self.visit.old.templates[k].gaussians), self.visit.old.tracks[k].last_pose(), views,
-                    config=self.visit.config.register, backend=self.visit.backend,
-                )
-                for k in ids
-            ]
-            log.info("objects %s at their old places explain %s", ids, gains)
-            enough = self.visit.config.unmoved_gain_contradicted if vacated.contradicted else self.visit.config.unmoved_gain
-            unmoved = len(ids) == 1 and gains[0] is not None and gains[0] >= enough
-            if unmoved and float((owners == ids[0]).float().mean()) > 0.5:
-                self.visit.record.stays(ids[0], "drawn where it stood it explains the photos; only its template is inaccurate")
-                self.visit.undecided.append(f"Object {ids[0]} looks different from its template but still explains its place.")
-            else:
-                out.append(vacated)
-        return out
-
     def _second_look(
         self, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView], kept: Tensor,
         late: Sequence[Array],
@@ -198,130 +168,11 @@ class Decider:
             centre = match.hypothesis.world_from_object[:3, 3]
             if any(np.linalg.norm(centre - place) < reach for place in late):
                 others = [p for i, p in enumerate(placed) if i != index]
-                alone = self._compare_with(views, Gaussians.concatenate(placed), kept, others)
+                alone = self.visit.compare_kept(views, Gaussians.concatenate(placed), kept, others)
                 again, _ = self._match({match.object_id: obj}, [match.instance], alone)
                 match = again[0] if again else match
             out.append(match)
         return out
-
-    def _compare_with(
-        self, views: Sequence[ComparedView], altered: Gaussians, kept: Tensor, placed: Sequence[Gaussians]
-    ) -> list[ComparedView]:
-        """Captures against the kept part of the state plus objects at their new places.
-
-        Args:
-            views: captures against a state that differs from this one by some of the altered Gaussians at most.
-        """
-        extra = Gaussians.concatenate(placed)
-        expected = torch.cat([self.visit.expected[kept], UNSURE.repeat(len(extra), 1)])
-        return self.visit.compare_altered(views, altered, Gaussians.concatenate([self.visit.gaussians[kept], extra]), expected)
-
-    def _vacated(
-        self, kept: Tensor, placed: Sequence[Gaussians], views: Sequence[ComparedView],
-        arrived: Sequence[tuple[KnownObject, Match]],
-    ) -> tuple[list[VacatedSet], list[ComparedView]]:
-        """Sets that left, as indices into the state's Gaussians, and the views without them.
-
-        Args:
-            views: captures against the kept Gaussians and any of the placed objects.
-        """
-        index = kept.nonzero()[:, 0]
-        everything = Gaussians.concatenate([self.visit.gaussians[kept], *placed])
-        fixed = torch.arange(len(everything)) >= len(index)
-
-        def compare_kept(views: Sequence[ComparedView], lost: Tensor, mask: Tensor) -> list[ComparedView]:
-            still = torch.zeros_like(kept)
-            still[index[mask[: len(index)]]] = True
-            return self._compare_with(views, everything[lost], still, placed)
-
-        def displaced(members: Tensor) -> bool:
-            points = everything.means[members].double().numpy()
-            return any(
-                m.hypothesis.gain >= proof.min_gain
-                and share_inside(points, k.template, m.hypothesis.world_from_object, proof) >= proof.inside
-                for k, m in arrived
-            )
-
-        proof, carve, refused = self.visit.config.proof, self.visit.config.carve, []
-        if placed:
-            views = self._compare_with(views, Gaussians.concatenate(placed), kept, placed)
-            # What is left over around objects just placed is their own error unless its outline is clear.
-            carve = replace(carve, min_outline=carve.outline)
-        still_kept = [torch.searchsorted(index, m[kept[m]]) for m in self.refused] if placed else []
-        stored = [torch.searchsorted(index, m) for m in self._standing(kept)]
-        found, after = find_vacated(
-            everything, views, lift=self.visit.lift, compare=compare_kept, config=carve, fixed=fixed, record=self.visit.record,
-            also=[*stored, *(m for m in still_kept if displaced(m))], refused=refused, judges=Judges(
-                displaced=displaced,
-                piece=lambda members: bool(self._piece_of(index[members])),
-                whole=lambda members: any(bool(torch.isin(m, members).all()) for m in stored),
-                veto=lambda members: self._never_was(index[members]),
-                parts=lambda members, views: self._side_by_side(everything, members, views),
-            ),
-        )
-        self.refused = [index[m] for m in refused]
-        sets = self._without_unmoved([replace(s, members=index[s.members]) for s in found], after)
-        if len(sets) < len(found):
-            still = kept.clone()
-            for vacated in sets:
-                still[vacated.members] = False
-            stayed = torch.cat([s.members for s in found])
-            after = self._compare_with(after, everything[stayed], still, placed)
-        return sets, after
-
-    def _side_by_side(self, everything: Gaussians, members: Tensor, views: Sequence[ComparedView]) -> list[Tensor]:
-        """The things among some of the Gaussians that are drawn now, which only what they stand on connects."""
-        own = everything[members]
-        beneath = self.visit.in_support(own, views).numpy()
-        link = self.visit.config.carve.link_px * pixel_footprint(views)
-        rows = side_by_side(own, beneath, link, up=self.visit.up, config=self.visit.config.split)
-        if len(rows) > 1:
-            log.info("%d things stand side by side among %d Gaussians: %s", len(rows), len(members), [len(r) for r in rows])
-        return [members[r] for r in rows]
-
-    def _with_inside(
-        self, sets: Sequence[VacatedSet], kept: Tensor, placed: Sequence[Gaussians], views: Sequence[ComparedView]
-    ) -> tuple[list[VacatedSet], list[ComparedView]]:
-        """Sets with what of the background lies inside them: no photo saw it, and the captures may not decide it.
-
-        Args:
-            views: captures against what remains without the sets.
-        """
-        still, out = kept.clone(), []
-        for vacated in sets:
-            still[vacated.members] = False
-        before = still.clone()
-        for vacated in sets:
-            own = vacated.members[self.visit.ids[vacated.members] == BACKGROUND_ID]
-            if len(own) < 0.5 * len(vacated.members):
-                out.append(vacated)
-                continue
-            own = own[~self.visit.in_support(self.visit.gaussians[own], views)]
-            open_to = (still & (self.visit.ids == BACKGROUND_ID)).nonzero()[:, 0]
-            means = self.visit.gaussians.means.double().numpy()
-            inner = open_to[torch.from_numpy(enclosed(means[open_to.numpy()], means[own.numpy()]))]
-            still[inner] = False
-            out.append(replace(vacated, members=torch.cat([vacated.members, inner]).sort().values))
-        lost = (before & ~still).nonzero()[:, 0]
-        log.info("inside of what left: %d Gaussians", len(lost))
-        if len(lost):
-            views = self._compare_with(views, self.visit.gaussians[lost], still, placed)
-        return out, list(views)
-
-    def _standing(self, kept: Tensor) -> list[Tensor]:
-        """Stored objects of which everything is still kept: indices [M] into the state's Gaussians."""
-        templates = self.visit.old.templates
-        rows = [(self.visit.ids == k).nonzero()[:, 0] for k in self.visit.ids.unique().tolist() if k and templates[k].kind == "object"]
-        return [m for m in rows if kept[m].all()]
-
-    def _never_was(self, members: Tensor) -> str:
-        """Why the first visit's photos say that these Gaussians [M] were no thing of their own; empty if they do not."""
-        own = members[self.visit.ids[members] == BACKGROUND_ID]
-        if not self.visit.replay or len(own) < 0.5 * len(members):
-            return ""
-        share = existed(self.visit.first, own, self.visit.earlier_photos(), self.visit.config.proof, backend=self.visit.backend)
-        log.debug("existed: %s of %d at %s", share, len(own), self.visit.gaussians.means[own].median(0).values.numpy())
-        return "" if share is None or share >= self.visit.config.proof.existed else "the first visit's photos do not need it either"
 
     def _add_known(self, known: dict[int, KnownObject], sets: Sequence[VacatedSet], views: Sequence[ComparedView]) -> None:
         """Add objects that left now (cut out of the background, or templates already) and templates absent before.
@@ -340,7 +191,7 @@ class Decider:
             still = vacated.members[(owners == BACKGROUND_ID) | torch.isin(owners, torch.tensor(surfaces, dtype=owners.dtype))]
             if len(still) < max(8, 0.5 * len(vacated.members)):
                 continue
-            owner = self._piece_of(still) or self._patch_of(still, surfaces)
+            owner = self.left.piece_of(still) or self._patch_of(still, surfaces)
             if owner:
                 self.remains.append((owner, self._cutting(still, surfaces)))
             else:
@@ -356,10 +207,6 @@ class Decider:
             absent = track.presence[-1] == Presence.ABSENT
             if absent and object_id not in known and self.visit.old.templates[object_id].kind == "object":
                 known[object_id] = self._stored(object_id, left=False)
-
-    def _piece_of(self, members: Tensor) -> int:
-        """The object that a set can only be a piece of, 0 if none."""
-        return remains_of(self.visit.gaussians.means[members].double().numpy(), self.visit.old, self.visit.config.proof)
 
     def _patch_of(self, members: Tensor, surfaces: Sequence[int]) -> int:
         """The surface that most of a set belongs to, 0 if none: a patch of it was wrong, but no thing has left.

@@ -16,9 +16,9 @@ from ltgs.imaging.masks import grown
 from ltgs.objects.associate import Match
 from ltgs.objects.backing import template_radius
 from ltgs.objects.hull import HullInstance
-from ltgs.objects.palette import likeness_to_surroundings
+from ltgs.objects.palette import content_palette, likeness, likeness_to_surroundings, template_palette
 from ltgs.pipeline.update_captures import VisitCaptures
-from ltgs.pipeline.update_parts import KnownObject, owner_of
+from ltgs.pipeline.update_parts import KnownObject, owner_of, place
 from ltgs.pipeline.update_proofs import stood_before
 
 log = logging.getLogger("ltgs.pipeline")
@@ -31,9 +31,14 @@ class NewContent:
         self.visit = visit
 
     def apart_from(
-        self, instances: Sequence[HullInstance], known: Mapping[int, KnownObject], matches: Sequence[Match]
+        self, instances: Sequence[HullInstance], known: Mapping[int, KnownObject], matches: Sequence[Match],
+        views: Sequence[ComparedView],
     ) -> list[HullInstance]:
-        """Instances that are not just what remains around an object placed a little wrong, now or at an earlier visit."""
+        """Instances that are not just what remains around an object placed a little wrong, now or at an earlier visit.
+
+        Args:
+            views: captures with the matched objects drawn where they are.
+        """
         standing = [
             (m.object_id, m.hypothesis.world_from_object[:3, 3], template_radius(known[m.object_id].template), np.inf)
             for m in matches
@@ -48,7 +53,7 @@ class NewContent:
         placed = {m.object_id for m in matches}
         apart = []
         for instance in instances:
-            owner = owner_of(instance, standing, self.visit.config.own_radius)
+            owner = owner_of(instance, standing, self.visit.config.own_radius) or self._missing_piece(instance, known, matches, views)
             # Of an object that was only just found the pose is not exact yet.
             if owner is None or (owner not in placed and self._drawn_share(instance, owner) < self.visit.config.leftover):
                 apart.append(instance)
@@ -56,6 +61,27 @@ class NewContent:
                 self.visit.record.verdict(instance, "leftover", owner, "lies around that object: its own error")
                 self.visit.undecided.append(f"What still differs around object {owner} is taken for its own error, not for a new object.")
         return apart
+
+    def _missing_piece(
+        self, instance: HullInstance, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView]
+    ) -> int | None:
+        """The object just found of which an instance is a piece that its template lacks: right beside it, smaller, of its colours."""
+        config = self.visit.config.piece
+        for match in matches:
+            placed, inside, total = place(known[match.object_id], match), 0, 0
+            for mask, view in zip(instance.pixels, views, strict=True):
+                drawn = footprint(placed, view.camera, above=0.3, backend=self.visit.backend)
+                total += int(drawn.sum())
+                inside += int((mask & grown(drawn, max(3, round(config.reach * float(np.sqrt(drawn.sum())))))).sum())
+            if inside < config.beside * instance.area_px or instance.area_px > config.smaller * total:
+                continue
+            up = match.hypothesis.world_from_object[:3, :3].T @ self.visit.up
+            template = template_palette(known[match.object_id].template, up, backend=self.visit.backend)
+            like = likeness(template, content_palette(instance, views))
+            log.info("new content at %s beside object %d is like it: %s", instance.centroid, match.object_id, like)
+            if like is not None and like >= config.alike:
+                return match.object_id
+        return None
 
     def for_sure(self, instances: Sequence[HullInstance], views: Sequence[ComparedView]) -> list[HullInstance]:
         """Instances that are no known object in another light, and stand where the first visit's photos looked through, or where

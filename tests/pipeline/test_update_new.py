@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,16 @@ from test_update_review import POSE, THING, TRUE, arrived
 
 from ltgs.change.compare import footprint
 from ltgs.core.chronology import Chronology
+from ltgs.core.gaussians import Gaussians
 from ltgs.core.progress import silent
 from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
+from ltgs.objects.associate import Match
+from ltgs.objects.backing import Model
 from ltgs.objects.hull import HullInstance
+from ltgs.objects.hypothesis import PoseHypothesis
 from ltgs.pipeline.update_captures import VisitCaptures
 from ltgs.pipeline.update_new import NewContent
+from ltgs.pipeline.update_parts import KnownObject
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +42,36 @@ def content(visit: VisitCaptures, shift: int) -> HullInstance:
 
 
 def test_content_where_the_object_is_drawn_is_its_own_error(visit: VisitCaptures) -> None:
-    assert NewContent(visit).apart_from([content(visit, 0)], {}, []) == []
+    assert NewContent(visit).apart_from([content(visit, 0)], {}, [], []) == []
     assert any("around object 1" in line for line in visit.undecided)
 
 
 def test_content_beside_the_drawn_object_is_a_thing_of_its_own(visit: VisitCaptures) -> None:
     beside = content(visit, 60)
-    assert NewContent(visit).apart_from([beside], {}, []) == [beside]
+    assert NewContent(visit).apart_from([beside], {}, [], []) == [beside]
+
+
+def beside_half(visit: VisitCaptures, template: Gaussians) -> list[HullInstance]:
+    """What is left of the thing's upper half if an object was found where its lower half is."""
+    low = THING.means[:, 2] < THING.means[:, 2].median()
+    upper, lower = (part.transformed(torch.as_tensor(POSE, dtype=torch.float32)) for part in (THING[~low], THING[low]))
+    pixels = tuple(
+        footprint(upper, s.camera, above=0.5) & ~footprint(lower, s.camera, above=0.5) for s in visit.shots
+    )
+    far = np.full((200, 3), 9.0)  # only what is drawn tells that it is near
+    found = Match(1, HullInstance(far, pixels, 3), PoseHypothesis(POSE, 0.05, 0.2, np.eye(6), ambiguous=False))
+    known = KnownObject(1, template, POSE, True, Model(template))
+    return NewContent(visit).apart_from([HullInstance(far, pixels, 3)], {1: known}, [found], visit.before())
+
+
+def test_a_piece_that_the_template_lacks_is_no_thing_of_its_own(visit: VisitCaptures) -> None:
+    low = THING.means[:, 2] < THING.means[:, 2].median()
+    count = min(int(low.sum()), int((~low).sum()))
+    alike = replace(THING[low][:count], sh=THING[~low].sh[:count])
+    assert beside_half(visit, alike) == []
+
+
+def test_a_thing_of_another_colour_right_beside_a_found_object_is_new(visit: VisitCaptures) -> None:
+    low = THING.means[:, 2] < THING.means[:, 2].median()
+    other = replace(THING[low], sh=-THING[low].sh)
+    assert len(beside_half(visit, other)) == 1

@@ -1,0 +1,199 @@
+"""What left: sets of Gaussians that the captures prove gone, judged as the things they are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ltgs.core.chronology import BACKGROUND_ID
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.views import ComparedView
+from ltgs.objects.associate import Match
+from ltgs.objects.backing import Model
+from ltgs.objects.carve import Judges, VacatedSet, find_vacated, pixel_footprint
+from ltgs.objects.register import gain_in_place
+from ltgs.objects.split import is_whole, side_by_side
+from ltgs.objects.templates import enclosed
+from ltgs.pipeline.update_captures import VisitCaptures
+from ltgs.pipeline.update_parts import KnownObject
+from ltgs.pipeline.update_proofs import existed, remains_of, share_inside
+
+log = logging.getLogger("ltgs.pipeline")
+Array = NDArray[np.float64]
+
+
+class Departures:
+    """Finds what left at one visit."""
+
+    def __init__(self, visit: VisitCaptures) -> None:
+        self.visit = visit
+        self.refused: list[Tensor] = []
+        """Sets that could not be proven gone, [M] indices into the state's Gaussians each."""
+
+    def vacated(
+        self, kept: Tensor, placed: Sequence[Gaussians], views: Sequence[ComparedView],
+        arrived: Sequence[tuple[KnownObject, Match]],
+    ) -> tuple[list[VacatedSet], list[ComparedView]]:
+        """Sets that left, as indices into the state's Gaussians, and the views without them.
+
+        Args:
+            views: captures against the kept Gaussians and any of the placed objects.
+        """
+        index = kept.nonzero()[:, 0]
+        everything = Gaussians.concatenate([self.visit.gaussians[kept], *placed])
+        fixed = torch.arange(len(everything)) >= len(index)
+
+        def compare_kept(views: Sequence[ComparedView], lost: Tensor, mask: Tensor) -> list[ComparedView]:
+            still = torch.zeros_like(kept)
+            still[index[mask[: len(index)]]] = True
+            return self.visit.compare_kept(views, everything[lost], still, placed)
+
+        def displaced(members: Tensor) -> bool:
+            points = everything.means[members].double().numpy()
+            return any(
+                m.hypothesis.gain >= proof.min_gain
+                and share_inside(points, k.template, m.hypothesis.world_from_object, proof) >= proof.inside
+                for k, m in arrived
+            )
+
+        proof, carve, refused = self.visit.config.proof, self.visit.config.carve, []
+        if placed:
+            views = self.visit.compare_kept(views, Gaussians.concatenate(placed), kept, placed)
+            # What is left over around objects just placed is their own error unless its outline is clear.
+            carve = replace(carve, min_outline=carve.outline)
+        still_kept = [torch.searchsorted(index, m[kept[m]]) for m in self.refused] if placed else []
+        stored = [torch.searchsorted(index, m) for m in self._standing(kept)]
+        found, after = find_vacated(
+            everything, views, lift=self.visit.lift, compare=compare_kept, config=carve, fixed=fixed, record=self.visit.record,
+            also=[*stored, *(m for m in still_kept if displaced(m))], refused=refused, judges=Judges(
+                displaced=displaced,
+                piece=lambda members: bool(self.piece_of(index[members])),
+                whole=lambda members: any(bool(torch.isin(m, members).all()) for m in stored),
+                veto=lambda members: self._never_was(index[members]),
+                alone=lambda members, others, views: self._is_whole(
+                    everything, members, others[self._object_ids(index[others]) == BACKGROUND_ID], views
+                ),
+                parts=lambda members, views: self._side_by_side(index, everything, members, views),
+            ),
+        )
+        self.refused = [index[m] for m in refused]
+        sets = self._without_unmoved([replace(s, members=index[s.members]) for s in found], after)
+        if len(sets) < len(found):
+            still = kept.clone()
+            for vacated in sets:
+                still[vacated.members] = False
+            stayed = torch.cat([s.members for s in found])
+            after = self.visit.compare_kept(after, everything[stayed], still, placed)
+        return sets, after
+
+    def _without_unmoved(self, sets: Sequence[VacatedSet], views: Sequence[ComparedView]) -> list[VacatedSet]:
+        """Sets that left, but for objects that explain the captures where they stood: their template is only inaccurate.
+
+        Args:
+            views: captures against what remains without the sets.
+        """
+        out = []
+        for vacated in sets:
+            owners = self.visit.ids[vacated.members]
+            ids = [k for k in owners.unique().tolist() if k and self.visit.old.templates[k].kind == "object"]
+            gains = [
+                gain_in_place(
+                    Model(self.visit.old.templates[k].gaussians), self.visit.old.tracks[k].last_pose(), views,
+                    config=self.visit.config.register, backend=self.visit.backend,
+                )
+                for k in ids
+            ]
+            log.info("objects %s at their old places explain %s", ids, gains)
+            enough = self.visit.config.unmoved_gain_contradicted if vacated.contradicted else self.visit.config.unmoved_gain
+            unmoved = len(ids) == 1 and gains[0] is not None and gains[0] >= enough
+            if unmoved and float((owners == ids[0]).float().mean()) > 0.5:
+                self.visit.record.stays(ids[0], "drawn where it stood it explains the photos; only its template is inaccurate")
+                self.visit.undecided.append(f"Object {ids[0]} looks different from its template but still explains its place.")
+            else:
+                out.append(vacated)
+        return out
+
+    def _side_by_side(self, index: Tensor, everything: Gaussians, members: Tensor, views: Sequence[ComparedView]) -> list[Tensor]:
+        """The things among some of the Gaussians that are drawn now: stored objects, and what only a support connects.
+
+        Args:
+            index: [K] which of the state's Gaussians are drawn; what was placed in addition comes after them.
+        """
+        owners = self._object_ids(index[members])
+        out = [members[owners == k] for k in owners.unique().tolist() if k]
+        rest = members[owners == BACKGROUND_ID]
+        if len(rest) == 0:
+            return out
+        beneath = self.visit.in_support(everything[rest], views).numpy()
+        link = self.visit.config.carve.link_px * pixel_footprint(views)
+        rows = side_by_side(everything[rest], beneath, link, up=self.visit.up, config=self.visit.config.split)
+        if len(rows) + len(out) > 1:
+            log.info("%d things stand side by side among %d Gaussians", len(rows) + len(out), len(members))
+        return [rest[r] for r in rows] + out
+
+    def _object_ids(self, members: Tensor) -> Tensor:
+        """[M] id of the stored object that each of the state's Gaussians belongs to; that of the background for all else."""
+        owners, templates = self.visit.ids[members], self.visit.old.templates
+        surfaces = [k for k in owners.unique().tolist() if k and templates[k].kind != "object"]
+        return torch.where(torch.isin(owners, torch.tensor(surfaces, dtype=owners.dtype)), BACKGROUND_ID, owners)
+
+    def _is_whole(self, everything: Gaussians, members: Tensor, others: Tensor, views: Sequence[ComparedView]) -> bool:
+        """Whether some of the Gaussians that are drawn now are a thing of which nothing goes on among others."""
+        link = self.visit.config.carve.link_px * pixel_footprint(views)
+        beneath = self.visit.in_support(everything[members], views).numpy()
+        points, rest = (everything.means[rows].double().numpy() for rows in (members, others))
+        return is_whole(points, beneath, rest, link, up=self.visit.up, config=self.visit.config.split)
+
+    def with_inside(
+        self, sets: Sequence[VacatedSet], kept: Tensor, placed: Sequence[Gaussians], views: Sequence[ComparedView]
+    ) -> tuple[list[VacatedSet], list[ComparedView]]:
+        """Sets with what of the background lies inside them: no photo saw it, and the captures may not decide it.
+
+        Args:
+            views: captures against what remains without the sets.
+        """
+        still, out = kept.clone(), []
+        for vacated in sets:
+            still[vacated.members] = False
+        before = still.clone()
+        for vacated in sets:
+            own = vacated.members[self.visit.ids[vacated.members] == BACKGROUND_ID]
+            if len(own) < 0.5 * len(vacated.members):
+                out.append(vacated)
+                continue
+            own = own[~self.visit.in_support(self.visit.gaussians[own], views)]
+            open_to = (still & (self.visit.ids == BACKGROUND_ID)).nonzero()[:, 0]
+            means = self.visit.gaussians.means.double().numpy()
+            inner = open_to[torch.from_numpy(enclosed(means[open_to.numpy()], means[own.numpy()]))]
+            still[inner] = False
+            out.append(replace(vacated, members=torch.cat([vacated.members, inner]).sort().values))
+        lost = (before & ~still).nonzero()[:, 0]
+        log.info("inside of what left: %d Gaussians", len(lost))
+        if len(lost):
+            views = self.visit.compare_kept(views, self.visit.gaussians[lost], still, placed)
+        return out, list(views)
+
+    def _standing(self, kept: Tensor) -> list[Tensor]:
+        """Stored objects of which everything is still kept: indices [M] into the state's Gaussians."""
+        templates = self.visit.old.templates
+        rows = [(self.visit.ids == k).nonzero()[:, 0] for k in self.visit.ids.unique().tolist() if k and templates[k].kind == "object"]
+        return [m for m in rows if kept[m].all()]
+
+    def _never_was(self, members: Tensor) -> str:
+        """Why the first visit's photos say that these Gaussians [M] were no thing of their own; empty if they do not."""
+        own = members[self.visit.ids[members] == BACKGROUND_ID]
+        if not self.visit.replay or len(own) < 0.5 * len(members):
+            return ""
+        share = existed(self.visit.first, own, self.visit.earlier_photos(), self.visit.config.proof, backend=self.visit.backend)
+        log.debug("existed: %s of %d at %s", share, len(own), self.visit.gaussians.means[own].median(0).values.numpy())
+        return "" if share is None or share >= self.visit.config.proof.existed else "the first visit's photos do not need it either"
+
+    def piece_of(self, members: Tensor) -> int:
+        """The object that a set can only be a piece of, 0 if none."""
+        return remains_of(self.visit.gaussians.means[members].double().numpy(), self.visit.old, self.visit.config.proof)
