@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -42,6 +42,8 @@ class ColourFit:
     """[H, W, 3]"""
     noise: float
     """Robust standard deviation of what remains, colour units."""
+    known: bool = True
+    """False: too little of the photo shows the scene, so that the affine is the identity for want of anything better."""
 
     def apply(self, render: Image) -> Image:
         """[H, W, 3] render colours as the photo's camera and light would show them."""
@@ -50,7 +52,7 @@ class ColourFit:
 
     def part(self, box: tuple[slice, slice]) -> ColourFit:
         """The same fit for a crop of the photo (rows, columns)."""
-        return ColourFit(self.affine, self.gain[box], self.noise)
+        return replace(self, gain=self.gain[box])
 
 
 def robust_scale(values: NDArray) -> float:
@@ -67,14 +69,14 @@ def fit_colour(
 ) -> ColourFit:
     """Fit the light of one photo on the pixels that agree with the render.
 
-    Saturated photo pixels are left out. With fewer than 50 valid pixels the fit is the identity.
+    Saturated photo pixels are left out. With fewer than 50 valid pixels the fit is the identity, marked as not known.
 
     Convention: maps render colours to photo colours.
     """
     config = config or HarmoniseConfig()
     usable = valid & (photo.max(-1) < 0.985) & (photo.max(-1) > 0.01)
     if usable.sum() < 50:
-        return ColourFit(np.eye(3, 4), np.ones_like(render, dtype=np.float32), 1e-2)
+        return ColourFit(np.eye(3, 4), np.ones_like(render, dtype=np.float32), 1e-2, known=False)
     picks = np.flatnonzero(usable)
     picks = picks[:: -(-len(picks) // config.affine_pixels)]
     affine = _fit_affine(*(image.reshape(-1, 3)[picks].astype(np.float64) for image in (render, photo)), config)

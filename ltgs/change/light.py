@@ -24,10 +24,11 @@ class LightConfig:
 def visit_light(fits: Sequence[ColourFit], before: Appearance, *, config: LightConfig | None = None) -> Appearance:
     """The mean of the photos' colour affines, pulled to the light of the visit before as far as the photos disagree.
 
-    Single photos scatter by their own exposure; only what they share is light.
+    Single photos scatter by their own exposure; only what they share is light. Photos that show too little of the scene say
+    nothing about it; if all are such, the light is taken to be the same as before.
     """
     config = config or LightConfig()
-    affines = np.array([f.affine for f in fits])
+    affines = np.array([f.affine for f in fits if f.known] or [before.colour])
     grey = np.append(np.full(3, 0.4), 1.0)
     reference = max(float((before.colour @ grey).mean()), 1e-3)
     levels = np.log2(np.maximum((affines @ grey).mean(1), 1e-3) / reference)

@@ -93,9 +93,12 @@ def owner_of(
 
 
 def own_exposures(fits: Sequence[ColourFit], light: Appearance) -> Array:
-    """[P, 3, 4] what brings a photo's own colours from the visit's light: affine_photo = exposure after appearance."""
+    """[P, 3, 4] what brings a photo's own colours from the visit's light: affine_photo = exposure after appearance.
+
+    The identity for photos whose own colours are not known.
+    """
     inverse = np.linalg.pinv(np.vstack([light.colour, [0, 0, 0, 1]]))
-    return np.array([(np.vstack([f.affine, [0, 0, 0, 1]]) @ inverse)[:3] for f in fits])
+    return np.array([(np.vstack([f.affine, [0, 0, 0, 1]]) @ inverse)[:3] if f.known else np.eye(3, 4) for f in fits])
 
 
 def fit_quality(before: Sequence[ComparedView], after: Sequence[ComparedView]) -> dict[str, float]:

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from ltgs.change.harmonise import fit_colour
+from ltgs.change.light import visit_light
+from ltgs.core.chronology import Appearance
+from ltgs.pipeline.update_parts import own_exposures
 
 
 @pytest.fixture
@@ -37,3 +40,19 @@ def test_identity_without_enough_pixels(render):
     fit = fit_colour(render, render * 0.5, np.zeros(render.shape[:2], bool))
     np.testing.assert_array_equal(fit.affine, np.eye(3, 4))
     np.testing.assert_allclose(fit.apply(render), render)
+    assert not fit.known and not fit.part((slice(0, 4), slice(0, 4))).known
+
+
+def test_a_photo_that_shows_nothing_of_the_scene_says_nothing_about_the_light(render):
+    everywhere = np.ones(render.shape[:2], bool)
+    seeing, blind = fit_colour(render, render * 0.5, everywhere), fit_colour(render, render * 0.5, ~everywhere)
+    before = Appearance(np.eye(3, 4) * 0.8)
+    light = visit_light([seeing, seeing], before)
+    assert light.colour[0, 0] == pytest.approx(0.5, abs=0.01) and light.changed
+    np.testing.assert_array_equal(visit_light([seeing, blind, seeing], before).colour, light.colour)
+    none = visit_light([blind], before)
+    np.testing.assert_array_equal(none.colour, before.colour)
+    assert not none.changed
+    own = own_exposures([seeing, blind], light)
+    np.testing.assert_allclose(own[0][:, :3] @ light.colour[:, :3], seeing.affine[:, :3], atol=1e-6)
+    np.testing.assert_array_equal(own[1], np.eye(3, 4))

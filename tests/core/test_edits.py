@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from timelines import ABSENT, MEMBERS, NUM_TIMES, PRESENT, UNKNOWN, cluster, pose, same_content, timeline, track
+from timelines import ABSENT, MEMBERS, NUM_TIMES, PRESENT, UNKNOWN, background, cluster, pose, same_content, timeline, track
 
-from ltgs.core.chronology import Chronology, Event, Template
+from ltgs.core.chronology import Appearance, Chronology, Event, Template
 from ltgs.core.edits import delete_object, merge_objects, pin_pose, reframed, rename_object, split_object
 from ltgs.core.events import all_steps, derive_events
 from ltgs.core.gaussians import Gaussians
@@ -62,6 +62,26 @@ def test_rounding_is_no_motion_and_a_guess_is_uncertain() -> None:
     assert [(e.time, e.kind) for e in derive_events(chronology.templates, tracks)] == [(1, "appeared")]
     tracks = {3: track(3, [ABSENT, UNKNOWN, PRESENT, PRESENT], [None, still, still, still])}
     assert [(e.kind, e.uncertain) for e in derive_events(chronology.templates, tracks)] == [("appeared", True)]
+
+
+def test_a_dozen_times_stay_in_order() -> None:
+    """One object comes and goes with every visit, another one moves late."""
+    presence = {1: [PRESENT, ABSENT] * 6, 2: [ABSENT] * 9 + [PRESENT] * 3}
+    poses = {
+        1: [pose(0.1 * t, 0) if t % 2 == 0 else None for t in range(12)],
+        2: [None] * 9 + [pose(-1, 0), pose(-1, 1), pose(-1, 1)],
+    }
+    templates = {k: Template(k, "object", cluster(k), 0 if k == 1 else 9) for k in presence}
+    tracks = {k: track(k, presence[k], poses[k]) for k in presence}
+    events = derive_events(templates, tracks)
+    own = [(t, 1, "removed" if t % 2 else "returned") for t in range(1, 12)]
+    assert [(e.time, e.object_id, e.kind) for e in events] == sorted([*own, (9, 2, "appeared"), (10, 2, "moved")])
+    assert [e.translation for e in events if e.kind == "returned"] == pytest.approx([0.2] * 5)
+    whole = Chronology(background(), torch.zeros(0, dtype=torch.int64), templates, tracks, (Appearance(),) * 12, events)
+    assert [whole.present_ids(t) for t in (0, 1, 2, 8, 9, 10, 11)] == [[1], [], [1], [1], [2], [1, 2], [2]]
+    past = whole.until(10)
+    assert past.num_times == 10 and past.events == tuple(e for e in events if e.time <= 9)
+    assert [past.present_ids(t) for t in range(10)] == [whole.present_ids(t) for t in range(10)]
 
 
 # -- split and merge --------------------------------------------------------------------------------------------------

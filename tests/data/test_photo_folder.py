@@ -65,6 +65,25 @@ def test_equal_or_missing_exif_dates_leave_natural_order(tmp_path: Path) -> None
     assert names(listing) == ["t1", "t2", "t10"] and listing.order_rule == "natural order of the folder names"
 
 
+NUMBERED = [f"visit-{i}" for i in range(1, 13)]
+DATED = [f"{letter} 2024-{month:02}-05" for letter, month in zip("lkjihgfedcba", range(1, 13), strict=True)]
+TAKEN = ["ten", "two", "one", "t9", "t10", "t8", "b", "a", "z", "11", "2", "12"]
+
+
+@pytest.mark.parametrize(("in_order", "taken"), [(NUMBERED, False), (DATED, False), (TAKEN, True)], ids=["number", "date", "EXIF"])
+def test_a_dozen_visits_and_many_photos_keep_their_order_and_own_names(tmp_path: Path, in_order: list[str], taken: bool) -> None:
+    for i, folder in sorted(enumerate(in_order, 1), key=lambda item: item[1]):
+        photo(tmp_path / folder / "a.jpg", f"2024:{i:02}:01 10:00:00" if taken else None)
+    for i in sorted(range(1, 58), key=str):
+        photo(tmp_path / in_order[10] / f"img{i}.jpg")
+    listing = read_captures(tmp_path)
+    assert names(listing) == in_order and [c.timestep for c in listing.captures] == list(range(12))
+    many = in_order[10]
+    assert [f.name for f in listing.captures[10].frames] == [f"{many}/a.jpg", *(f"{many}/img{i}.jpg" for i in range(1, 58))]
+    every = [f.name for c in listing.captures for f in c.frames]
+    assert len(set(every)) == len(every) == 12 + 57, "each visit has an a.jpg, yet no two photos have one name"
+
+
 def test_times_file_wins_and_accepts_dates_or_indices(tmp_path: Path) -> None:
     photo(tmp_path / "2024-01-01" / "a.jpg")
     photo(tmp_path / "2024-02-01" / "a.jpg")

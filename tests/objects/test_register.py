@@ -7,20 +7,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from solids import ball, box, cylinder, standing
+from stage import CHEAP, HEIGHT, UP, WIDTH, content, views
 
-from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.se3 import make_rigid, rotation_angle_deg
-from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model
 from ltgs.objects.crops import centred_on_masks, make_crops
 from ltgs.objects.hull import HullInstance, seen_empty
-from ltgs.objects.register import RegisterConfig, axis_rotations, register_template, scout_template, sweep_template
-from ltgs.render import render
-
-WIDTH, HEIGHT = 120, 90
-UP = np.array([0.0, 0.0, 1.0])
-EYES = [(1.6, 0.2, 1.0), (-0.5, 1.6, 1.1), (-0.6, -1.5, 0.9)]
+from ltgs.objects.register import (
+    PoseHypothesis,
+    RegisterConfig,
+    axis_rotations,
+    compare_turns,
+    register_template,
+    scout_template,
+    sweep_template,
+)
 
 
 def template() -> Gaussians:
@@ -40,37 +43,15 @@ def template() -> Gaussians:
     )
 
 
-def camera(eye: tuple[float, float, float]) -> Camera:
-    forward = -np.asarray(eye) / np.linalg.norm(eye)
-    right = np.cross(forward, UP)
-    right /= np.linalg.norm(right)
-    rotation = np.stack([right, np.cross(forward, right), forward])
-    K = np.array([[110.0, 0, WIDTH / 2], [0, 110.0, HEIGHT / 2], [0, 0, 1]])
-    return Camera("v.png", 1, WIDTH, HEIGHT, K, make_rigid(rotation, -rotation @ np.asarray(eye)))
-
-
-def view(eye: tuple[float, float, float], pose: np.ndarray) -> ComparedView:
-    """The object over a grey, fully known background."""
-    cam = camera(eye)
-    with torch.no_grad():
-        out = render(template().transformed(torch.as_tensor(pose, dtype=torch.float32)), stack_cameras([cam]))
-    alpha = out.alpha[0].numpy()
-    grey = np.full((HEIGHT, WIDTH, 3), 0.5, np.float32)
-    mask = alpha[..., 0] > 0.5
-    ones = np.ones((HEIGHT, WIDTH), np.float32)
-    return ComparedView(
-        cam, out.rgb[0].numpy() + (1 - alpha) * grey, grey, np.eye(3, 4), np.ones_like(grey), ones, ones * 10,
-        mask.astype(np.float32) * 2, mask, ~mask, 0.01,
-    )
-
-
 TRUE = make_rigid(axis_rotations(UP, 360)[140], np.array([0.1, -0.05, 0.06]))
-VIEWS = [view(e, TRUE) for e in EYES]
+PLACED = template().transformed(torch.as_tensor(TRUE, dtype=torch.float32))
+VIEWS = views(PLACED)
 
 
 def instance(offset: tuple[float, float, float] = (0, 0, 0)) -> HullInstance:
-    points = template().means.double().numpy() @ TRUE[:3, :3].T + TRUE[:3, 3] + np.asarray(offset)
-    return HullInstance(points, tuple(v.mask for v in VIEWS), len(VIEWS))
+    """The content that it is, with its hull in the wrong place."""
+    true = content(PLACED, VIEWS)
+    return replace(true, points=true.points + np.asarray(offset))
 
 
 def test_the_pose_is_found_from_a_misplaced_hull() -> None:
@@ -85,6 +66,58 @@ def test_the_pose_is_found_from_a_misplaced_hull() -> None:
     assert rotation_angle_deg(found.world_from_object[:3, :3].T @ TRUE[:3, :3]) < 1.0
     assert np.linalg.norm(found.world_from_object[:3, 3] - TRUE[:3, 3]) < 0.005
     assert found.gain > 0.9 and not found.ambiguous
+
+
+def registered(thing: Gaussians, pose: np.ndarray, config: RegisterConfig = CHEAP) -> PoseHypothesis:
+    """What is found of an object that stands at a pose and was upright, not turned, before."""
+    placed = thing.transformed(torch.as_tensor(pose, dtype=torch.float32))
+    shots, model = views(placed), Model(thing)
+    new = content(placed, shots)
+    sweep = sweep_template(model, shots, new, last_rotation=np.eye(3), up=UP, config=config, rng=np.random.default_rng(0))
+    assert sweep is not None
+    found = register_template(model, shots, new, scout_template(model, shots, new, sweep, config=config), config=config)
+    return compare_turns(model, shots, new, found, up=UP, config=config)
+
+
+def turn_sd_deg(found: PoseHypothesis, axis: np.ndarray) -> float:
+    """Standard deviation of the rotation about an axis [3]."""
+    return float(np.degrees(np.sqrt(axis @ found.covariance[3:, 3:] @ axis)))
+
+
+def test_the_turn_of_a_plain_cylinder_is_not_known_and_everything_else_is() -> None:
+    true = standing(0.2, -0.1, 70)
+    found = registered(cylinder(), true)
+    pose = found.world_from_object
+    np.testing.assert_allclose(pose[:3, 3], true[:3, 3], atol=0.01)
+    assert pose[2, 2] > np.cos(np.radians(3)), "it stands upright"
+    assert found.ambiguous and turn_sd_deg(found, UP) > 60
+    assert max(turn_sd_deg(found, side) for side in np.eye(3)[:2]) < 5
+    assert np.sqrt(np.diag(found.covariance)[:3]).max() < 0.02
+
+
+def test_a_mark_on_the_same_cylinder_tells_its_turn() -> None:
+    true = standing(0.2, -0.1, 70)
+    found = registered(cylinder(np.array([0.9, 0.8, 0.1])), true)
+    assert rotation_angle_deg(found.world_from_object[:3, :3].T @ true[:3, :3]) < 5
+    assert not found.ambiguous and turn_sd_deg(found, UP) < 25
+
+
+def test_a_plain_ball_is_found_and_how_it_lies_is_not_known() -> None:
+    true = standing(-0.1, 0.2)
+    found = registered(ball(), true)
+    np.testing.assert_allclose(found.world_from_object[:3, 3], true[:3, 3], atol=0.01)
+    assert found.ambiguous and np.degrees(np.sqrt(np.trace(found.covariance[3:, 3:]))) > 60
+
+
+@pytest.mark.parametrize("yaw", [35, 250])
+def test_an_object_that_fell_over_is_found_on_its_side(yaw: int) -> None:
+    """It lies on a long side; before, it stood upright. No start is left to chance."""
+    thing = box((0.12, 0.16, 0.34), 6, count=900)
+    true = standing(0.1, 0.2, yaw) @ make_rigid(axis_rotations(np.array([1.0, 0, 0]), 4)[1], np.array([0, 0, 0.08]))
+    found = registered(thing, true, replace(CHEAP, free_rotations=0))
+    assert rotation_angle_deg(found.world_from_object[:3, :3].T @ true[:3, :3]) < 5
+    np.testing.assert_allclose(found.world_from_object[:3, 3], true[:3, 3], atol=0.02)
+    assert found.gain > 0.8 and not found.ambiguous
 
 
 def test_outlines_are_centred_whatever_the_scale_of_the_scene() -> None:

@@ -7,12 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from solids import at, box, gaussians, textured
 
+from ltgs.change.compare import footprint
 from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.chronology import Chronology, Presence
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
-from ltgs.core.se3 import make_rigid, rotation_angle_deg, so3_exp
+from ltgs.core.se3 import make_rigid, rotation_angle_deg
 from ltgs.objects.register import RegisterConfig
 from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.refine import RefineConfig
@@ -28,46 +30,11 @@ CONFIG = UpdateConfig(
 )
 
 
-def gaussians(points: np.ndarray, colours: np.ndarray, size: float) -> Gaussians:
-    n = len(points)
-    quats = torch.zeros(n, 4)
-    quats[:, 0] = 1
-    sh = (torch.as_tensor(colours, dtype=torch.float32)[:, None] - 0.5) / 0.28209479
-    return Gaussians(
-        torch.as_tensor(points, dtype=torch.float32), quats, torch.full((n, 3), float(np.log(size))), torch.full((n,), 4.0), sh
-    )
-
-
-def textured(points: np.ndarray, palette: np.ndarray, cell: float, seed: int) -> np.ndarray:
-    """Blocky random colours, constant within cells, so that there is structure at the scale of several pixels."""
-    rng = np.random.default_rng(seed)
-    keys = np.floor(points / cell + 1e-6).astype(int)
-    _, index = np.unique(keys, axis=0, return_inverse=True)
-    return palette[rng.integers(0, len(palette), index.max() + 1)][index.ravel()]
-
-
 def floor() -> Gaussians:
     x, y = np.meshgrid(np.linspace(-1.6, 1.6, 130), np.linspace(-1.6, 1.6, 130))
     points = np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], 1)
     palette = np.array([[0.35, 0.3, 0.25], [0.5, 0.45, 0.35], [0.42, 0.4, 0.42], [0.55, 0.5, 0.5]])
     return gaussians(points, textured(points, palette, 0.11, 1), 0.016)
-
-
-def box(size=(0.26, 0.16, 0.2), seed: int = 3) -> Gaussians:
-    """A box shell standing on z = 0, its six faces of different colours."""
-    rng = np.random.default_rng(seed)
-    points = rng.uniform(-0.5, 0.5, (2600, 3))
-    axis = rng.integers(0, 3, len(points))
-    sign = np.where(rng.random(len(points)) < 0.5, -0.5, 0.5)
-    points[np.arange(len(points)), axis] = sign
-    faces = np.array([[0.8, 0.1, 0.1], [0.1, 0.2, 0.8], [0.1, 0.7, 0.2], [0.9, 0.8, 0.1], [0.9, 0.4, 0.0], [0.6, 0.1, 0.7]])
-    colours = faces[axis * 2 + (sign > 0)] * textured(points, np.array([[1.0] * 3, [0.55] * 3]), 0.34, seed)
-    return gaussians((points + [0, 0, 0.5]) * size, colours, 0.011)
-
-
-def at(part: Gaussians, x: float, y: float, yaw_deg: float = 0.0) -> Gaussians:
-    rotation = so3_exp(torch.tensor([0, 0, np.radians(yaw_deg)], dtype=torch.float64)).numpy()
-    return part.transformed(torch.as_tensor(make_rigid(rotation, np.array([x, y, 0.0])), dtype=torch.float32))
 
 
 def camera(eye, name: str, time: int) -> Camera:
@@ -102,8 +69,8 @@ def start() -> Scene:
     return Scene(Chronology.initial(FIRST), (VisitRecord(0, "0", None, records),))
 
 
-def advance(scene: Scene, photos: list[TrainingPhoto]) -> tuple[Scene, list]:
-    update = update_visit(scene, photos, [], config=CONFIG)
+def advance(scene: Scene, photos: list[TrainingPhoto], config: UpdateConfig = CONFIG) -> tuple[Scene, list]:
+    update = update_visit(scene, photos, [], config=config)
     t = scene.chronology.num_times
     records = tuple(PhotoRecord(p.camera.name, t, "", True, camera=p.camera) for p in photos)
     visits = (*scene.visits, VisitRecord(t, str(t), None, records, decisions=update.decisions))
@@ -165,6 +132,24 @@ def test_new_object_appears_where_it_stands(start):
     np.testing.assert_allclose(track.world_from_object[1, :2, 3], [0.05, -0.42], atol=0.08)
     record = scene.visits[1].decisions
     assert [i.object_id for i in record.instances if i.verdict == "new"] == [events[0].object_id] and not record.pairs
+
+
+def test_a_photo_that_shows_nothing_of_the_place_leaves_the_decision_to_the_others(start):
+    """It looks up past everything known, at something busy."""
+    turned = camera((1.1, 0, 1.25), "1/elsewhere.png", 1)
+    turned = dataclasses.replace(turned, cam_from_world=np.diag([-1.0, 1, -1, 1]) @ turned.cam_from_world)
+    assert not footprint(FIRST, turned).any()
+    noise = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+    without = Gaussians.concatenate([FLOOR, at(SMALL, -0.3, -0.2)])
+    light = (0.8, 0.75, 0.7)
+    scene, events = advance(start, [*shots(without, 1, 2, light), TrainingPhoto(turned, noise)])
+    assert [e.kind for e in events] == ["removed"]
+    chronology = scene.chronology
+    objects = [k for k, t in chronology.templates.items() if t.kind == "object"]
+    assert objects == [events[0].object_id] and chronology.tracks[objects[0]].presence.tolist() == [Presence.PRESENT, Presence.ABSENT]
+    np.testing.assert_allclose(chronology.tracks[objects[0]].world_from_object[0, :2, 3], [0.28, 0.12], atol=0.03)
+    grey = torch.full((3,), 0.5)
+    np.testing.assert_allclose(chronology.appearance[1].apply(grey), grey * torch.tensor(light), atol=0.03)
 
 
 def test_visit_without_photos_leaves_everything_unknown(start):

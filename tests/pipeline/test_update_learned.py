@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from learned_folders import dino_folder, needs_transformers, sam_folder
-from test_update import CONFIG, FIRST, SMALL, at, shots
+from solids import at
+from test_update import CONFIG, FIRST, SMALL, shots
 
 from ltgs.change.evidence import EvidenceConfig
 from ltgs.change.learned import LearnedConfig, LearnedCues

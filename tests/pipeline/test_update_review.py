@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_update import CONFIG, FIRST, FLOOR, advance, at, box, shots
+from solids import at, box
+from test_update import CONFIG, FIRST, FLOOR, advance, shots
 
 from ltgs.core.chronology import Appearance, Chronology, Event, ObjectTrack, Presence, Template
 from ltgs.core.decisions import DecisionRecorder

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
-from test_update import CONFIG, FIRST, at, gaussians, shots, textured
+from solids import at, gaussians, textured
+from test_update import CONFIG, FIRST, shots
 
 from ltgs.core.chronology import Chronology
 from ltgs.core.gaussians import Gaussians
