@@ -26,7 +26,7 @@ from ltgs.pipeline.update_assemble import Decisions
 from ltgs.pipeline.update_captures import VisitCaptures
 from ltgs.pipeline.update_left import Departures
 from ltgs.pipeline.update_new import NewContent
-from ltgs.pipeline.update_parts import Cutting, KnownObject, place
+from ltgs.pipeline.update_parts import Cutting, KnownObject, place, sinks
 from ltgs.pipeline.update_proofs import needed
 
 log = logging.getLogger("ltgs.pipeline")
@@ -145,10 +145,16 @@ class Decider:
         self, known: Mapping[int, KnownObject], instances: Sequence[HullInstance], views: Sequence[ComparedView]
     ) -> tuple[list[Match], list[int]]:
         config = self.visit.config
-        return match_instances(
+        matches, unmatched = match_instances(
             known, instances, views, up=self.visit.up, config=config.associate, register=config.register, rng=self.visit.rng,
             backend=self.visit.backend, record=self.visit.record,
         )
+        for match in matches:
+            if sinks(known[match.object_id], match, self.visit.up, config.sinks):
+                self.visit.record.withdraw(match.object_id, "it would stand below the ground where it stood")
+                matches = [m for m in matches if m is not match]
+                unmatched.append(next(i for i, instance in enumerate(instances) if instance is match.instance))
+        return matches, sorted(unmatched)
 
     def _second_look(
         self, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView], kept: Tensor,

@@ -56,6 +56,21 @@ def place(known: KnownObject, match: Match) -> Gaussians:
     return known.template.transformed(torch.as_tensor(match.hypothesis.world_from_object, dtype=torch.float32))
 
 
+def sinks(known: KnownObject, match: Match, up: Array, most: float) -> bool:
+    """Whether an object was found beneath the place that it left: in its own hole no known surface keeps it above the ground.
+
+    Args:
+        up: [3] unit, the vertical.
+        most: how far its middle may come down, relative to its radius.
+    """
+    if not known.left:
+        return False
+    middle = known.template.means.double().median(0).values.numpy()
+    old, new = (p[:3, :3] @ middle + p[:3, 3] for p in (known.last_pose, match.hypothesis.world_from_object))
+    down, radius = float((old - new) @ up), known.model.radius
+    return down > most * radius and float(np.linalg.norm(old - new - down * up)) < radius
+
+
 def motion_event(time: int, object_id: int, known: KnownObject, match: Match) -> Event:
     pose = match.hypothesis.world_from_object
     shift = float(np.linalg.norm(pose[:3, 3] - known.last_pose[:3, 3]))

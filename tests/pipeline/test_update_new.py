@@ -21,7 +21,7 @@ from ltgs.objects.hull import HullInstance
 from ltgs.objects.hypothesis import PoseHypothesis
 from ltgs.pipeline.update_captures import VisitCaptures
 from ltgs.pipeline.update_new import NewContent
-from ltgs.pipeline.update_parts import KnownObject
+from ltgs.pipeline.update_parts import KnownObject, sinks
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +75,15 @@ def test_a_thing_of_another_colour_right_beside_a_found_object_is_new(visit: Vis
     low = THING.means[:, 2] < THING.means[:, 2].median()
     other = replace(THING[low], sh=-THING[low].sh)
     assert len(beside_half(visit, other)) == 1
+
+
+@pytest.mark.parametrize(
+    ("shift", "left", "sunk"),
+    [((0, 0, -0.1), True, True), ((0, 0, -0.1), False, False), ((0.4, 0, -0.1), True, False), ((0.02, 0, 0), True, False)],
+    ids=["below its place", "had not stood there", "elsewhere, lower", "in place"],
+)
+def test_no_object_is_found_in_the_ground_right_below_its_place(shift: tuple[float, ...], left: bool, sunk: bool) -> None:
+    pose = POSE.copy()
+    pose[:3, 3] += shift
+    found = Match(1, HullInstance(np.zeros((1, 3)), (), 0), PoseHypothesis(pose, 0.05, 0.2, np.eye(6), ambiguous=False))
+    assert sinks(KnownObject(1, THING, POSE, left, Model(THING)), found, np.array([0.0, 0.0, 1.0]), 0.5) == sunk

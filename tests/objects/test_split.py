@@ -1,0 +1,59 @@
+"""Things side by side: told apart above what they stand on, and whole only if nothing of them goes on beside them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from solids import at, box, gaussians
+
+from ltgs.core.gaussians import Gaussians
+from ltgs.objects.split import is_whole, side_by_side
+
+UP = np.array([0.0, 0.0, 1.0])
+LINK = 0.05
+
+
+def ground(half: float) -> Gaussians:
+    x, y = np.meshgrid(*[np.arange(-half, half, 0.03)] * 2)
+    return gaussians(np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], 1), np.full((x.size, 3), 0.5), 0.01)
+
+
+def placed(*places: tuple[float, float]) -> tuple[Gaussians, np.ndarray]:
+    """Boxes on the ground between them, and which Gaussians are ground."""
+    parts = [at(box((0.14, 0.14, 0.24), 8, count=600), x, y) for x, y in places]
+    own = Gaussians.concatenate([*parts, ground(0.4)])
+    return own, np.arange(len(own)) >= 600 * len(places)
+
+
+def test_two_boxes_on_one_table_are_two_things_and_share_the_ground() -> None:
+    own, beneath = placed((-0.15, 0.0), (0.15, 0.05))
+    rows = side_by_side(own, beneath, LINK, up=UP)
+    assert len(rows) == 2 and sorted(torch.cat(rows).tolist()) == list(range(len(own)))
+    for row in rows:
+        right = float((own.means[row, 0] > 0).float().mean())
+        assert min(right, 1 - right) < 0.05, "each takes the ground next to it"
+
+
+@pytest.mark.parametrize("places", [[(0.0, 0.0)], [(-0.08, 0.0), (0.08, 0.0)]], ids=["one", "touching"])
+def test_what_hangs_together_above_the_ground_is_one_thing(places: list[tuple[float, float]]) -> None:
+    own, beneath = placed(*places)
+    assert [len(r) for r in side_by_side(own, beneath, LINK, up=UP)] == [len(own)]
+
+
+def test_a_piece_high_above_is_no_thing_beside_the_other() -> None:
+    own, beneath = placed((-0.15, 0.0), (0.15, 0.0))
+    lifted = own.means.clone()
+    lifted[600:1200, 2] += 0.3
+    own = Gaussians(lifted, own.quats, own.log_scales, own.opacity_logits, own.sh)
+    assert len(side_by_side(own, beneath, LINK, up=UP)) == 1
+
+
+def test_a_thing_is_whole_if_nothing_goes_on_beside_it() -> None:
+    own, beneath = placed((0.0, 0.0))
+    points, others = own.means.double().numpy(), at(box((0.14, 0.14, 0.24), 8), 0.4, 0.0).means.double().numpy()
+    assert is_whole(points, beneath, others, LINK, up=UP)
+    half = points[:, 0] < 0
+    assert not is_whole(points[half], beneath[half], points[~half], LINK, up=UP), "a part of a thing goes on"
+    flat = points[beneath] + np.random.default_rng(0).normal(0, 0.003, (int(beneath.sum()), 3))
+    assert not is_whole(flat, np.zeros(len(flat), bool), others, LINK, up=UP), "a patch of ground does not rise"
