@@ -131,3 +131,8 @@ class Gaussians:
         degree = max(p.sh_degree for p in parts)
         padded = [p.with_sh_degree(degree) for p in parts]
         return Gaussians(**{k: torch.cat([getattr(p, k) for p in padded]) for k in FIELDS})
+
+
+def template_radius(template: Gaussians) -> float:
+    """Radius of the sphere around the template's origin that holds 98 % of its centres, scene units."""
+    return float(torch.quantile(template.means.norm(dim=1), 0.98)) if len(template) else 0.0

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from ltgs.core.cameras import Camera, stack_cameras
-from ltgs.core.gaussians import Gaussians
+from ltgs.core.gaussians import Gaussians, template_radius
 from ltgs.core.se3 import so3_exp
 from ltgs.objects.hull import in_image, project, seen_empty
 from ltgs.render import render
@@ -54,11 +54,6 @@ class Model:
         flags = torch.zeros(len(self.gaussians), 1)
         flags[-self.num_guessed :] = 1
         return flags
-
-
-def template_radius(template: Gaussians) -> float:
-    """Radius of the sphere around the template's origin that holds 98 % of its centres, scene units."""
-    return float(torch.quantile(template.means.norm(dim=1), 0.98)) if len(template) else 0.0
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from ltgs.core.cameras import Camera, stack_cameras
-from ltgs.core.gaussians import Gaussians
+from ltgs.core.gaussians import Gaussians, template_radius
 from ltgs.core.views import ComparedView
 from ltgs.imaging.masks import grown
-from ltgs.objects.backing import template_radius
 from ltgs.objects.hull import HullInstance
 from ltgs.objects.templates import unlight
 from ltgs.render import render

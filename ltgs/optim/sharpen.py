@@ -6,13 +6,14 @@ seen again at other places, and its pose is found by how it looks, so that more 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ltgs.core.gaussians import Gaussians
+from ltgs.core.gaussians import Gaussians, template_radius
 from ltgs.core.se3 import quat_to_matrix
 from ltgs.optim.growth import GaussianOptimizer
 from ltgs.optim.patch import Patch, Target, cut_patch, item_box
@@ -73,7 +74,7 @@ def sharpen(
     if len(patches) < config.min_photos:
         return template
     own = split_largest(template, max(len(template), min(config.most, round(config.factor * len(template)))))
-    radius = max(float(template.means.norm(dim=1).quantile(0.98)), 1e-9)
+    radius = max(template_radius(template), 1e-9)
     rates = {
         "means": config.lr_means * radius, "quats": config.lr_quats, "log_scales": config.lr_log_scales,
         "opacity_logits": config.lr_opacity, "sh_dc": config.lr_colour, "sh_rest": config.lr_colour / 20,
@@ -111,7 +112,7 @@ def split_largest(gaussians: Gaussians, count: int) -> Gaussians:
         axes = quat_to_matrix(torch.nn.functional.normalize(parts.quats, dim=1))[rows, :, longest]
         offset = 0.55 * axes * parts.scales[rows, longest][:, None]
         log_scales = parts.log_scales.clone()
-        log_scales[rows, longest] -= float(torch.log(torch.tensor(1.6)))
+        log_scales[rows, longest] -= math.log(1.6)
         sides = [Gaussians(parts.means + o, parts.quats, log_scales, parts.opacity_logits, parts.sh) for o in (offset, -offset)]
         gaussians = Gaussians.concatenate([gaussians[order[halved:]], *sides])
     return gaussians

@@ -13,9 +13,9 @@ from torch import Tensor
 from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.chronology import Chronology, Presence
 from ltgs.core.events import SAME_POSE, step_at
+from ltgs.core.gaussians import template_radius
 from ltgs.core.scene import Scene
 from ltgs.core.se3 import rotation_angle_deg
-from ltgs.objects.backing import template_radius
 from ltgs.objects.hull import in_image, project
 from ltgs.render import render
 

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from ltgs.core.chronology import Event, ObjectTrack, Presence, Template
 from ltgs.core.decisions import renumbered
 from ltgs.core.events import all_steps, derive_events, step_at
+from ltgs.core.gaussians import template_radius
 from ltgs.core.scene import Scene, VisitRecord
 from ltgs.core.se3 import invert_rigid
 from ltgs.core.track_times import Entry, entry, shifted, with_entry, with_time
 from ltgs.errors import UsageError
-from ltgs.objects.backing import template_radius
 from ltgs.pipeline.object_frames import SAME_PLACE, first_seen, looks_alike
 from ltgs.pipeline.update_config import UpdateConfig
 

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.chronology import ObjectTrack, Presence, Template
-from ltgs.core.gaussians import Gaussians
+from ltgs.core.gaussians import Gaussians, template_radius
 from ltgs.core.scene import Scene
 from ltgs.core.se3 import invert_rigid, make_rigid
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import AssociateConfig, match_instances
-from ltgs.objects.backing import Model, template_radius
+from ltgs.objects.backing import Model
 from ltgs.objects.hull import HullInstance
 from ltgs.objects.register import RegisterConfig, gain_in_place
 from ltgs.poses.gauge import up_direction

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ltgs.change.compare import with_mask
 from ltgs.core.chronology import BACKGROUND_ID, Presence
-from ltgs.core.gaussians import Gaussians
+from ltgs.core.gaussians import Gaussians, template_radius
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match, match_instances
-from ltgs.objects.backing import Model, template_radius
+from ltgs.objects.backing import Model
 from ltgs.objects.carve import VacatedSet
 from ltgs.objects.hull import HullInstance, hull_instances
 from ltgs.objects.join import join_pieces

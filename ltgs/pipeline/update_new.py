@@ -11,10 +11,10 @@ import torch
 from ltgs.change.compare import footprint
 from ltgs.change.shade import is_relit
 from ltgs.core.chronology import Presence
+from ltgs.core.gaussians import template_radius
 from ltgs.core.views import ComparedView
 from ltgs.imaging.masks import grown
 from ltgs.objects.associate import Match
-from ltgs.objects.backing import template_radius
 from ltgs.objects.hull import HullInstance
 from ltgs.objects.palette import content_palette, likeness, likeness_to_surroundings, template_palette
 from ltgs.pipeline.update_captures import VisitCaptures

@@ -14,9 +14,8 @@ from torch import Tensor
 from ltgs.change.earlier import EarlierPhoto
 from ltgs.core.cameras import stack_cameras
 from ltgs.core.chronology import Chronology, Presence
-from ltgs.core.gaussians import Gaussians
+from ltgs.core.gaussians import Gaussians, template_radius
 from ltgs.core.views import ComparedView
-from ltgs.objects.backing import template_radius
 from ltgs.objects.hull import in_image, project
 from ltgs.objects.removal import altered_pixels
 from ltgs.render import render

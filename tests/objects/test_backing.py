@@ -7,10 +7,10 @@ import torch
 from helpers import blobs, look_at
 
 from ltgs.core.cameras import Camera, stack_cameras
-from ltgs.core.gaussians import Gaussians
+from ltgs.core.gaussians import Gaussians, template_radius
 from ltgs.core.se3 import make_rigid, so3_exp
 from ltgs.objects.associate import AssociateConfig, _assign
-from ltgs.objects.backing import Model, template_radius, with_backing
+from ltgs.objects.backing import Model, with_backing
 from ltgs.objects.hull import HullInstance
 from ltgs.objects.hypothesis import PoseHypothesis, UncertaintyConfig, spread_of_ties, with_guessed_rotation
 from ltgs.render import render

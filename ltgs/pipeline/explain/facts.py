@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from ltgs.core.chronology import Chronology, Event, Presence
 from ltgs.core.decisions import DecisionRecord, InstanceVerdict, PairTest, RemovalTest
+from ltgs.core.gaussians import template_radius
 from ltgs.core.scene import PhotoRecord, Scene
 from ltgs.core.se3 import so3_log
-from ltgs.objects.backing import template_radius
 from ltgs.poses.gauge import up_direction
 from ltgs.poses.localize import center_covariance
 
