@@ -78,8 +78,7 @@ class Decider:
             if not found:
                 break
         if matches:
-            matches = self._needed(known, matches, views, kept)
-            instances, views = self._what_is_left(known, matches, views, kept, holes)
+            matches, instances, views = self._sifted(known, matches, views, kept, holes)
         instances = self.content.apart_from(instances, known, matches, views)
         with self.visit.timed("association"):
             self.visit.record.stage = "second look"
@@ -87,6 +86,26 @@ class Decider:
         new = join_pieces(self.content.for_sure(instances, views), views, config=self.visit.config.join)
         camouflaged = [self.content.camouflaged(i, views) for i in new]
         return Decisions(known, matches, new, views, holes, self.visit.record, self.remains, camouflaged)
+
+    def _sifted(
+        self, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView], kept: Tensor,
+        holes: Sequence[NDArray[np.bool_]],
+    ) -> tuple[list[Match], list[HullInstance], list[ComparedView]]:
+        """The matches that explain something, the new content beside them, and the views with the matched objects drawn.
+
+        Objects that were not found are looked for once more in what is left: other things hang together with it no longer.
+        """
+        matches = self._needed(known, matches, views, kept)
+        instances, views = self._what_is_left(known, matches, views, kept, holes)
+        missing = {k: v for k, v in known.items() if k not in {m.object_id for m in matches}}
+        if missing and instances:
+            with self.visit.timed("association"):
+                found, _ = self._match(missing, instances, views)
+            late = [m for m in self._needed(known, [*matches, *found], views, kept) if m.object_id in missing]
+            if late:
+                matches = [*matches, *late]
+                instances, views = self._what_is_left(known, matches, views, kept, holes)
+        return matches, instances, views
 
     def _needed(
         self, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView], kept: Tensor
@@ -99,7 +118,7 @@ class Decider:
             others = [p for i, p in enumerate(placed) if i != index]
             gain = needed(self.visit.compare_kept(together, placed[index], kept, others), together, self.visit.config.review)
             log.info("object %d where it was found: the score drops by %s", match.object_id, gain)
-            if gain is None or gain[0] >= self.visit.config.review.found_mean:
+            if gain is None or (gain[0] >= self.visit.config.review.found_mean and gain[1] >= self.visit.config.review.found_least):
                 out.append(match)
             else:
                 self.visit.record.withdraw(match.object_id, "drawn there the object explains too little of the photos")
