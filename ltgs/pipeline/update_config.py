@@ -48,7 +48,7 @@ class UpdateConfig:
     seeds: SeedConfig = field(default_factory=SeedConfig)
     stereo_seeds: bool = True
     """New objects start from surfaces that stereo between the visit's photos measures, where it can be trusted; else from their hull."""
-    camouflage: float = 0.85
+    camouflage: float = 0.86
     """New content whose colours are this alike to those around it may be an error of the scene: what left was not cut out wholly,
     or the ground beside it was painted with it. Fitted to the photos it must explain more (`review.new_mean_camouflaged`)."""
     unmoved_gain: float = 0.3
