@@ -52,7 +52,7 @@ class CarveConfig:
     """Share of its pixels, over all photos, that may agree: of what only stands behind something new a part is still seen."""
     silent: tuple[float, float] = (0.35, 0.05)
     """The same two shares where hardly a pixel agrees: what stands there now may hide as much and be as bright."""
-    replaced: tuple[float, float, float] = (0.6, 0.12, 0.5)
+    replaced: tuple[float, float, float] = (0.6, 0.12, 0.6)
     """The same two shares for a whole thing that was no object yet, and the largest share of holes behind it. In eight rooms all
     six that had been replaced had .69 to .90, up to .10 and up to .14."""
     stands: tuple[float, float] = (0.2, 2.0)

@@ -141,8 +141,8 @@ class Decider:
     ) -> tuple[list[HullInstance], int]:
         """Instances of new content, and how many of them, the first ones, lie outside of the holes that departed objects left.
 
-        A known object may also stand in the hole that another one left, or lie across the edge of one, for instance of its
-        own, or be a part of what hangs together; something new must show outside.
+        A known object may also stand in the hole that another one left, or, turned, in its own, or lie across the edge of one, or
+        be a part of what hangs together; something new must show outside.
         """
         config, most = self.visit.config.hull, self.visit.config.max_objects
         outside = [with_mask(v, v.mask & ~h) for v, h in zip(views, holes, strict=True)]
@@ -150,9 +150,8 @@ class Decider:
         num_outside = sum(not i.is_weak for i in instances)
         if known:
             open_now = [h & (v.mask | (v.alpha < 0.6)) for v, h in zip(views, holes, strict=True)]
-            if len(known) > 1:
-                inside = [with_mask(v, o) for v, o in zip(views, open_now, strict=True)]
-                instances += hull_instances(inside, config=config.in_hole())[:most]
+            inside = [with_mask(v, o) for v, o in zip(views, open_now, strict=True)]
+            instances += hull_instances(inside, config=config.in_hole())[:most]
             across = hull_instances([with_mask(v, v.mask | o) for v, o in zip(views, open_now, strict=True)], config=config.in_hole())
             instances += [i for i in across if 0.15 < _share_in(i, holes) < 0.85][:most]
             instances += [part for i in instances for part in split_instance(i, views, self.visit.config.split)][:most]

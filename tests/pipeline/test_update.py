@@ -123,6 +123,14 @@ def test_moved_object_keeps_its_identity_and_gets_its_pose(start):
     assert content.verdict == "matched" and np.linalg.norm(np.array(content.centre[:2]) - [-0.05, 0.4]) < 0.1
 
 
+@pytest.mark.parametrize("turn", [35, 90])
+def test_an_object_turned_in_place_has_moved(start, turn):
+    turned = Gaussians.concatenate([FLOOR, at(BOX, 0.28, 0.12, turn), at(SMALL, -0.3, -0.2)])
+    _, events = advance(start, shots(turned, 1))
+    assert [e.kind for e in events] == ["moved"]
+    assert abs(events[0].rotation_deg - turn) < 5 and events[0].translation < 0.03
+
+
 def test_new_object_appears_where_it_stands(start):
     more = Gaussians.concatenate([FIRST, at(box((0.2, 0.2, 0.14), 11), 0.05, -0.42, 20)])
     scene, events = advance(start, shots(more, 1))
