@@ -62,7 +62,8 @@ class Departures:
                 for k, m in arrived
             )
 
-        proof, carve, refused = self.visit.config.proof, self.visit.config.carve, []
+        proof, carve = self.visit.config.proof, self.visit.config.carve
+        refused: list[Tensor] = []
         if placed:
             views = self.visit.compare_kept(views, Gaussians.concatenate(placed), kept, placed)
             # What is left over around objects just placed is their own error unless its outline is clear.
