@@ -57,7 +57,7 @@ class UpdateConfig:
     unmoved_gain_contradicted: float = 0.45
     """The same where the captures contradict all of it."""
     sinks: float = 0.5
-    """An object that left is not found right beneath its old place, lower by more than this share of its radius."""
+    """An object that left is not found right at its old place with its lowest points lower by more than this share of its radius."""
     rounds: int = 2
     """Rounds of explaining what left and what came."""
     sure_views: float = 3.0

@@ -77,9 +77,7 @@ class Departures:
                 piece=lambda members: bool(self.piece_of(index[members])),
                 whole=lambda members: any(bool(torch.isin(m, members).all()) for m in stored),
                 veto=lambda members: self._never_was(index[members]),
-                alone=lambda members, others, views: self._is_whole(
-                    everything, members, others[self._object_ids(index[others]) == BACKGROUND_ID], views
-                ),
+                alone=lambda members, others, views: self._is_whole(index, everything, members, others, views),
                 upper=lambda members, views: members[~self.visit.in_support(everything[members], views)],
                 parts=lambda members, views: self._side_by_side(index, everything, members, views),
             ),
@@ -145,8 +143,13 @@ class Departures:
         surfaces = [k for k in owners.unique().tolist() if k and templates[k].kind != "object"]
         return torch.where(torch.isin(owners, torch.tensor(surfaces, dtype=owners.dtype)), BACKGROUND_ID, owners)
 
-    def _is_whole(self, everything: Gaussians, members: Tensor, others: Tensor, views: Sequence[ComparedView]) -> bool:
-        """Whether some of the Gaussians that are drawn now are a thing of which nothing goes on among others."""
+    def _is_whole(
+        self, index: Tensor, everything: Gaussians, members: Tensor, others: Tensor, views: Sequence[ComparedView]
+    ) -> bool:
+        """Whether Gaussians that no stored object holds are a thing of which nothing goes on among others that none holds."""
+        if float((self._object_ids(index[members]) == BACKGROUND_ID).float().mean()) < 0.5:
+            return False
+        others = others[self._object_ids(index[others]) == BACKGROUND_ID]
         link = self.visit.config.carve.link_px * pixel_footprint(views)
         beneath = self.visit.in_support(everything[members], views).numpy()
         points, rest = (everything.means[rows].double().numpy() for rows in (members, others))

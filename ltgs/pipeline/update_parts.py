@@ -61,14 +61,16 @@ def sinks(known: KnownObject, match: Match, up: Array, most: float) -> bool:
 
     Args:
         up: [3] unit, the vertical.
-        most: how far its middle may come down, relative to its radius.
+        most: how much lower its lowest points may be, relative to its radius.
     """
     if not known.left:
         return False
-    middle = known.template.means.double().median(0).values.numpy()
-    old, new = (p[:3, :3] @ middle + p[:3, 3] for p in (known.last_pose, match.hypothesis.world_from_object))
-    down, radius = float((old - new) @ up), known.model.radius
-    return down > most * radius and float(np.linalg.norm(old - new - down * up)) < radius
+    means = known.template.means.double().numpy()
+    old, new = (means @ p[:3, :3].T + p[:3, 3] for p in (known.last_pose, match.hypothesis.world_from_object))
+    # An object that tips over comes down with its middle, but not with its lowest points.
+    sunk = float(np.quantile(old @ up, 0.05) - np.quantile(new @ up, 0.05))
+    shift = np.median(new, axis=0) - np.median(old, axis=0)
+    return sunk > most * known.model.radius and float(np.linalg.norm(shift - shift @ up * up)) < known.model.radius
 
 
 def motion_event(time: int, object_id: int, known: KnownObject, match: Match) -> Event:
