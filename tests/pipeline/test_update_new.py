@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from solids import box
 from test_update import CONFIG, FIRST, shots
 from test_update_review import POSE, THING, TRUE, arrived
 
@@ -87,3 +88,12 @@ def test_no_object_is_found_in_the_ground_right_below_its_place(shift: tuple[flo
     pose[:3, 3] += shift
     found = Match(1, HullInstance(np.zeros((1, 3)), (), 0), PoseHypothesis(pose, 0.05, 0.2, np.eye(6), ambiguous=False))
     assert sinks(KnownObject(1, THING, POSE, left, Model(THING)), found, np.array([0.0, 0.0, 1.0]), 0.5) == sunk
+
+
+def test_an_object_that_tips_over_comes_down_but_does_not_sink() -> None:
+    tall = box((0.1, 0.1, 0.4), 5)
+    fallen = np.eye(4)
+    fallen[:3, :3] = [[1, 0, 0], [0, 0, -1], [0, 1, 0]]
+    fallen[2, 3] = 0.05
+    found = Match(1, HullInstance(np.zeros((1, 3)), (), 0), PoseHypothesis(fallen, 0.05, 0.2, np.eye(6), ambiguous=False))
+    assert not sinks(KnownObject(1, tall, np.eye(4), True, Model(tall)), found, np.array([0.0, 0.0, 1.0]), 0.5)
