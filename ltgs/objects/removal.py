@@ -58,6 +58,8 @@ class CarveConfig:
     stands: tuple[float, float] = (0.2, 2.0)
     """A whole stored object stands still if at least this share of its pixels agrees, and so many times more than speak of change:
     then no part of it has left either, its template is only inaccurate."""
+    doubtful: float = 0.2
+    """It stands still as well if the photos fit no better without it and less than this share of its pixels speaks of change."""
     max_holes_outline: float = 0.6
     """`max_holes` for a set that its outline proves; it must be seen in two photos as well."""
     max_holes: float = 0.8
@@ -103,9 +105,10 @@ class RemovalBenefit:
         return enough and self.contradicted >= least and self.confirmed <= most and self.holes <= holes
 
     def stands(self, config: CarveConfig) -> bool:
-        """Whether the set is still seen where it was."""
+        """Whether the set is still seen where it was, or the photos fit worse without it and speak little against it."""
         share, factor = config.stands
-        return self.confirmed >= max(share, factor * self.contradicted)
+        doubtful = self.explained <= 0 and self.contradicted < config.doubtful
+        return doubtful or self.confirmed >= max(share, factor * self.contradicted)
 
     def refusal(self, config: CarveConfig, image_px: int) -> str:
         """Why the captures do not prove that the set has left; empty if they do."""

@@ -112,7 +112,10 @@ def test_what_the_photos_contradict_all_over_has_left_whatever_stands_there_now(
 
 @pytest.mark.parametrize(
     ("contradicted", "confirmed", "left", "stands"),
-    [(0.42, 0.012, True, False), (0.42, 0.1, False, False), (0.6, 0.1, True, False), (0.06, 0.35, False, True), (0.3, 0.28, False, False)],
+    [
+        (0.42, 0.012, True, False), (0.42, 0.1, False, False), (0.6, 0.1, True, False), (0.06, 0.35, False, True),
+        (0.3, 0.28, False, False), (0.13, 0.24, False, True),
+    ],
 )
 def test_a_whole_object_has_left_stands_or_nothing_can_be_said(contradicted: float, confirmed: float, left: bool, stands: bool) -> None:
     benefit = RemovalBenefit(-0.2, 3400, 0.0, 0.6, 2, contradicted, confirmed)
