@@ -128,8 +128,8 @@ class Departures:
         owners = self._object_ids(index[members])
         out = [members[owners == k] for k in owners.unique().tolist() if k]
         rest = members[owners == BACKGROUND_ID]
-        if len(rest) == 0:
-            return out
+        if len(rest) <= 0.5 * len(members):
+            return [members]  # a stored object and what of it was not cut out with it
         beneath = self.visit.in_support(everything[rest], views).numpy()
         link = self.visit.config.carve.link_px * pixel_footprint(views)
         rows = side_by_side(everything[rest], beneath, link, up=self.visit.up, config=self.visit.config.split)
