@@ -138,6 +138,8 @@ class _Carver:
         self.found: list[VacatedSet] = []
         self.refused: list[Tensor] = []
         self._tried: list[Array] = []
+        self._replaced = False
+        """Something was taken only because something else is seen in its place."""
         self._standing = torch.zeros(len(gaussians), dtype=torch.bool)
 
     def take(self, members: Tensor, *, company: Sequence[Tensor] = (), mixed: bool = False) -> bool:
@@ -186,12 +188,12 @@ class _Carver:
                 refusal, note, contradicted = "", "the photos contradict all of it", True
             elif benefit.stands(self.config):
                 self._standing[gone] = True
-        if refusal and company is not None and benefit.replaced(self.config, image_px):
+        if refusal and company is not None and benefit.replaced(self.config, image_px, lone=not company and not self._replaced):
             others = self.kept & self.free
             for members in (gone, *company):
                 others[members] = False
             if self.judges.alone(gone, others.nonzero()[:, 0], self.views):
-                refusal, note = "", "something else is seen all over its place"
+                refusal, note, self._replaced = "", "something else is seen all over its place", True
         if not refusal and float(self._standing[gone].float().mean()) > 0.5:
             refusal = "part of an object that the photos still show"
         if refusal == TOO_FEW and self.judges.piece(gone):

@@ -52,9 +52,9 @@ class CarveConfig:
     """Share of its pixels, over all photos, that may agree: of what only stands behind something new a part is still seen."""
     silent: tuple[float, float] = (0.35, 0.05)
     """The same two shares where hardly a pixel agrees: what stands there now may hide as much and be as bright."""
-    replaced: tuple[float, float, float] = (0.6, 0.12, 0.6)
-    """The same two shares for a whole thing that was no object yet, and the largest share of holes behind it. In eight rooms all
-    six that had been replaced had .69 to .90, up to .10 and up to .14."""
+    replaced: tuple[float, float, float] = (0.6, 0.12, 0.5)
+    """The same two shares for a whole thing that was no object yet, and the largest share of holes behind one of several things side by
+    side (of a lone one `max_holes_outline`). In eight rooms all six that had been replaced had .69 to .90, up to .10 and up to .14."""
     stands: tuple[float, float] = (0.2, 2.0)
     """A whole stored object stands still if at least this share of its pixels agrees, and so many times more than speak of change:
     then no part of it has left either, its template is only inaccurate."""
@@ -98,9 +98,14 @@ class RemovalBenefit:
         limits = (config.contradicted, config.confirmed), config.silent
         return enough and any(self.contradicted >= least and self.confirmed <= most for least, most in limits)
 
-    def replaced(self, config: CarveConfig, image_px: int) -> bool:
-        """Whether something else is seen where the set was, provided that it was a thing of its own."""
+    def replaced(self, config: CarveConfig, image_px: int, *, lone: bool) -> bool:
+        """Whether something else is seen where the set was, provided that it was a thing of its own.
+
+        Args:
+            lone: it did not stand beside another thing that was suspected together with it.
+        """
         least, most, holes = config.replaced
+        holes = config.max_holes_outline if lone else holes
         enough = self.num_views > 1 and self.altered_px >= config.min_footprint * image_px
         return enough and self.contradicted >= least and self.confirmed <= most and self.holes <= holes
 
