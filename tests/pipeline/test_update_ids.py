@@ -21,9 +21,9 @@ QUICK = replace(
     register=replace(CONFIG.register, upright=12, free_rotations=8, num_scouted=2, scout_px=32, scout_steps=8, num_refined=1),
     associate=replace(CONFIG.associate, sweep_floor=-9, scout_floor=-9),
     refine=RefineConfig(steps=8, steps_new=24, steps_surface=8), complete=CompleteConfig(steps=8), sharpen=SharpenConfig(steps=8),
-    stereo_seeds=False,
+    stereo_seeds=False, hull=replace(CONFIG.hull, min_score=0.95),
 )
-"""Nothing is fitted well, but everything is decided, and every registration goes to its end."""
+"""Nothing is fitted well, so that more must differ; but everything is decided, and every registration goes to its end."""
 OTHER_HUES = FACES[:, [2, 0, 1]]
 """Like enough to the colours of the box that it is tried."""
 STRANGERS = (
