@@ -198,6 +198,8 @@ class _Carver:
             refusal = "part of an object that the photos still show"
         if refusal == TOO_FEW and self.judges.piece(gone):
             refusal = benefit.refusal(replace(self.config, min_footprint=self.config.piece_factor * self.config.min_footprint), image_px)
+        if not refusal and benefit.num_views == 1 and len(gone) < self.config.single_view_least:
+            refusal = "a few Gaussians in a single photo prove nothing"
         return refusal or self.judges.veto(gone), note, contradicted
 
 

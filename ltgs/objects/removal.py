@@ -34,6 +34,8 @@ class CarveConfig:
     """A piece of an object that stood there may be this much smaller."""
     single_view_factor: float = 4.0
     """A set that only one photo shows must be this much larger."""
+    single_view_least: int = 40
+    """Gaussians of a set that only one photo shows: a few blurred ones of a sparse capture err as much."""
     explained: float = 0.22
     """Share of a set's pixels that must match the captures once it is gone, for that alone to prove that it left."""
     explained_outline: float = 0.08
