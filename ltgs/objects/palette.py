@@ -35,6 +35,9 @@ SIZE = 64
 """Pixels of the pictures of a template."""
 AZIMUTHS, ELEVATIONS = 8, (0.3, 0.8)
 """Directions it is seen from; elevations in radians."""
+WINDOW, LIKE = 0.006, 0.7
+"""Standard deviation, relative to the longer image side, of the window in which pixels are told from others by their colours, and how
+much more usual these must be with the object than in the whole content, on average there and up to twice."""
 RING, GAP_PX = 0.35, 3
 """Width of the surroundings relative to the root of the content's area, and their distance from it in pixels."""
 
@@ -43,12 +46,18 @@ def palette(colours: NDArray[np.float32]) -> Array | None:
     """Smoothed CIELAB histogram of colours [M, 3] in [0, 1], summing to 1; None of too few."""
     if len(colours) < MIN_PIXELS:
         return None
-    lab = cv2.cvtColor(np.clip(colours, 0, 1).astype(np.float32)[None], cv2.COLOR_RGB2LAB)[0]
-    # The strongest colours lie beyond the ranges and count in the last bins.
-    low, high = np.array(RANGES, np.float32).T
-    counts = np.histogramdd(np.clip(lab, low, high), bins=BINS, range=RANGES)[0]
+    counts = np.zeros(BINS)
+    np.add.at(counts, _bins(colours), 1)
     smooth = gaussian_filter(counts, SMOOTHING)
     return smooth / max(float(smooth.sum()), 1e-12)
+
+
+def _bins(colours: NDArray[np.floating]) -> tuple[NDArray[np.int64], ...]:
+    """Bins (three times [M]) of colours [M, 3] in [0, 1]; the strongest lie beyond the ranges and count in the last bins."""
+    lab = cv2.cvtColor(np.clip(colours, 0, 1).astype(np.float32)[None], cv2.COLOR_RGB2LAB)[0]
+    low, high = np.array(RANGES, np.float32).T
+    index = np.floor((lab - low) / (high - low) * np.array(BINS)).astype(np.int64)
+    return tuple(np.clip(index, 0, np.array(BINS) - 1).T)
 
 
 def likeness(one: Array | None, other: Array | None) -> float | None:
@@ -109,3 +118,24 @@ def likeness_to_surroundings(instance: HullInstance, views: Sequence[ComparedVie
         # What differs as well may be more of the same.
         around.append(grown(mask, width) & ~grown(mask, GAP_PX) & ~view.mask & (view.alpha > 0.6))
     return likeness(content_palette(instance, views), content_palette(replace(instance, pixels=tuple(around)), views))
+
+
+def pixels_like(own: Array, instance: HullInstance, views: Sequence[ComparedView]) -> tuple[NDArray[np.bool_], ...]:
+    """Per view [H, W] the pixels of new content that show the colours of an object rather than those of the rest of it.
+
+    Args:
+        own: the object's palette.
+    """
+    whole = content_palette(instance, views)
+    if whole is None:
+        return tuple(np.zeros_like(m) for m in instance.pixels)
+    ratio = np.minimum(own / np.maximum(whole, 1e-9), 2.0)
+    out = []
+    for view, mask in zip(views, instance.pixels, strict=True):
+        rows, columns = mask.nonzero()
+        share = np.zeros(mask.shape, np.float32)
+        share[mask] = ratio[_bins(unlight(view, view.photo[mask], rows, columns))] if len(rows) else 0
+        sigma = WINDOW * max(mask.shape)
+        weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), sigma)
+        out.append(mask & (cv2.GaussianBlur(share, (0, 0), sigma) > LIKE * np.maximum(weight, 1e-3)))
+    return tuple(out)

@@ -47,6 +47,8 @@ class SplitConfig:
     """Lowest share of its height, up to which what goes on beside it may be what it stands on."""
     least: int = 60
     """Gaussians that it is made of."""
+    body_slack: float = 1.1
+    """What does not hang together with a thing belongs to it inside its box, enlarged so much."""
     level: float = 0.25
     """Things that stand side by side: their lowest points differ in height by less than this share of the lower one's height."""
 
@@ -55,13 +57,37 @@ def split_instance(instance: HullInstance, views: Sequence[ComparedView], config
     """The parts of an instance, largest first; empty if it does not fall apart.
 
     Its hull is filled into a grid; the first level of depth below its surface at which several large pieces remain tells the
-    parts, and every point belongs to the nearest piece.
+    parts, and every point belongs to the nearest piece. It also falls apart where a photo shows several regions.
     """
     config = config or SplitConfig()
-    labels = _labels(instance.points, config)
-    parts = [_part(instance, labels == k, views) for k in range(1, int(labels.max(initial=0)) + 1)]
-    large = [p for p in parts if max(float(m.mean()) for m in p.pixels) >= config.min_pixels]
-    return sorted(large, key=lambda p: -p.area_px) if len(large) > 1 else []
+    out: list[HullInstance] = []
+    for labels in (_labels(instance.points, config), _regions(instance, views, config)):
+        parts = [_part(instance, labels == k, views) for k in range(1, int(labels.max(initial=0)) + 1)]
+        large = [p for p in parts if max(float(m.mean()) for m in p.pixels) >= config.min_pixels]
+        out += sorted(large, key=lambda p: -p.area_px) if len(large) > 1 else []
+    return out
+
+
+def _regions(instance: HullInstance, views: Sequence[ComparedView], config: SplitConfig) -> NDArray[np.int64]:
+    """[M] number of the part of each point, 1, 2, ..., told by the regions of each photo that it falls into; 0 for small parts."""
+    labels = np.zeros(len(instance.points), np.int64)
+    for view, pixels in zip(views, instance.pixels, strict=True):
+        count, regions, stats, _ = cv2.connectedComponentsWithStats(pixels.astype(np.uint8), connectivity=8)
+        large = [k for k in range(1, count) if stats[k, cv2.CC_STAT_AREA] >= config.min_share * max(int(pixels.sum()), 1)]
+        if not 2 <= len(large) <= config.max_parts:
+            continue
+        nearest = ndimage.distance_transform_edt(~np.isin(regions, large), return_distances=False, return_indices=True)
+        uv, depth = project(view.camera, instance.points)
+        seen = in_image(view.camera, uv, depth)
+        columns, rows = uv[seen].astype(int).T
+        own = regions[tuple(nearest)][rows, columns]
+        labels[seen] = labels[seen] * (count + 1) + own
+    _, labels = np.unique(labels, return_inverse=True)
+    sizes = np.bincount(labels)
+    large = np.flatnonzero(sizes >= config.min_share * len(labels))
+    if not 2 <= len(large) <= config.max_parts:
+        return np.zeros(len(labels), np.int64)
+    return np.where(np.isin(labels, large), np.searchsorted(large, labels) + 1, 0).astype(np.int64)
 
 
 def _labels(points: Array, config: SplitConfig) -> NDArray[np.int64]:
@@ -136,6 +162,23 @@ def side_by_side(
         return everything
     nearest = np.argmin([cKDTree(points[t]).query(points)[0] for t in things], axis=0)
     return [torch.from_numpy(np.flatnonzero(nearest == k)) for k in range(len(things))]
+
+
+def main_body(own: Gaussians, link: float, *, config: SplitConfig | None = None) -> Tensor:
+    """[M] bool: which Gaussians of a thing hang together; scattered ones that were taken away with it are left out.
+
+    Args:
+        link: gap between the ellipsoids of two Gaussians, scene units, up to which they belong together.
+    """
+    config = config or SplitConfig()
+    if len(own) < config.least:
+        return torch.ones(len(own), dtype=torch.bool)
+    labels, points = linked(own, link), own.means.double().numpy()
+    sizes = np.bincount(labels)
+    large = np.isin(labels, np.flatnonzero(sizes >= config.min_share * sizes.max()))
+    low, high = np.quantile(points[large], (0.02, 0.98), axis=0)
+    inside = np.all(np.abs(points - (low + high) / 2) <= 0.5 * config.body_slack * (high - low), axis=1)
+    return torch.from_numpy(large | inside)
 
 
 def is_whole(

@@ -34,6 +34,8 @@ class SupportConfig:
     surroundings' points decides."""
     thickness_fitted: tuple[float, float] = (0.02, 0.04)
     """The same bounds for an object that was built above the surfaces around it."""
+    sharp: float = 0.6
+    """A plane is looked at within half the distance, again and again, as long as so large a share of its points stays."""
     share: float = 0.15
     """Least share of the surroundings that a plane must hold."""
     level_share: float = 0.05
@@ -52,6 +54,9 @@ class SupportConfig:
     """The same of a level plane from which the rest rises: much of the table may have been cut out with a small thing on it."""
     rises: float = 3.0
     """Height of that rest above the plane, in units of the distance within which points belong to it."""
+    stands: float = 0.02
+    """Share of the object's points that a level plane holds if it stands on it; no other one, such as the top of a thing beside it, is
+    looked for then."""
     planes: int = 4
     """Most planes."""
     rounds: int = 1000
@@ -60,10 +65,10 @@ class SupportConfig:
     """Points of the surroundings that are looked at."""
 
 
-def in_support(
+def find_support(
     points: Array, surroundings: Array, up: Array, *, config: SupportConfig | None = None, seed: int = 0
-) -> NDArray[np.bool_]:
-    """Which points of an object lie in, or behind, a plane that goes on around it.
+) -> tuple[NDArray[np.bool_], list[Array]]:
+    """Which points of an object lie in, or behind, a plane that goes on around it, and these planes.
 
     Args:
         points: [M, 3] the object's.
@@ -71,15 +76,16 @@ def in_support(
         up: [3] unit, the vertical.
 
     Returns:
-        [M] bool; all False if no plane is found.
+        [M] bool, all False if no plane is found; and [4] each, unit normals towards the object and offsets.
     """
     config = config or SupportConfig()
-    taken = np.zeros(len(points), bool)
+    taken, planes = np.zeros(len(points), bool), []
     if len(points) < 8 or len(surroundings) < 50:
-        return taken
+        return taken, planes
     rng = np.random.default_rng(seed)
     rest = surroundings[rng.permutation(len(surroundings))[: config.most_points]]
-    _, radius = _extent(points)
+    _, radius = extent(points)
+    stands = False
     enough, enough_level = config.share * len(rest), config.level_share * len(rest)
     for _ in range(config.planes):
         if len(rest) < enough_level:
@@ -87,10 +93,14 @@ def in_support(
         plane, near = _best_plane(rest, config.inlier * radius, config.rounds, rng)
         if near.sum() < enough_level:
             break
-        off, held = rest[near] @ plane[:3] + plane[3], int(near.sum())
+        held = int(near.sum())
+        plane, off = _sharpened(rest[near], plane, config.sharp)
         rest = rest[~near]
-        thick = float(np.clip(3 * 1.4826 * np.median(np.abs(off)), *(np.array(config.thickness) * radius)))
         height = points @ plane[:3] + plane[3]
+        thick = 3 * 1.4826 * float(np.median(np.abs(off)))
+        # Patches of a table around a thing make it seem large: how thick the table may be is a matter of the thing.
+        thing = points[np.abs(height) > thick]
+        thick = float(np.clip(thick, *(np.array(config.thickness) * (extent(thing)[1] if len(thing) > 8 else radius))))
         above, below = height > thick, height < -thick
         if (below & ~taken).sum() > (above & ~taken).sum():
             above, below, plane = below, above, -plane
@@ -101,9 +111,37 @@ def in_support(
         if left < max(one_side * (left + right), 1) or (held < enough and not floor):
             continue
         rises = floor and float(np.quantile(np.abs(height[above & ~taken]), 0.9)) >= config.rises * thick
-        if left >= (config.level_stays if rises else config.stays) * count:
-            taken |= ~above
-    return taken
+        if left < (config.level_stays if rises else config.stays) * count or (floor and stands):
+            continue
+        stands = stands or (floor and (~above & ~taken).sum() > config.stands * count)
+        taken |= ~above
+        planes.append(plane)
+    return taken, planes
+
+
+def in_support(
+    points: Array, surroundings: Array, up: Array, *, config: SupportConfig | None = None, seed: int = 0
+) -> NDArray[np.bool_]:
+    """[M] the points alone that `find_support` tells."""
+    return find_support(points, surroundings, up, config=config, seed=seed)[0]
+
+
+def _sharpened(points: Array, plane: Array, share: float) -> tuple[Array, Array]:
+    """[4] the plane fitted again to those of its points [S, 3] that lie close together, and their distances.
+
+    Things of the size of the tolerance stand on a table: they would lift it and make it thick.
+    """
+    off = points @ plane[:3] + plane[3]
+    while True:
+        narrow = np.abs(off) < 0.5 * np.abs(off).max()
+        if narrow.sum() < max(share * len(off), 8):
+            return plane, off
+        points = points[narrow]
+        middle = points.mean(0)
+        normal = np.linalg.svd(points - middle, full_matrices=False)[2][2]
+        normal *= np.sign(normal @ plane[:3]) or 1.0
+        plane = np.append(normal, -normal @ middle)
+        off = points @ normal + plane[3]
 
 
 def _best_plane(points: Array, tolerance: float, rounds: int, rng: np.random.Generator) -> tuple[Array, NDArray[np.bool_]]:
@@ -140,7 +178,7 @@ def surroundings_of(
         outlines: [H, W] per view, the object's pixels.
     """
     config = config or SupportConfig()
-    centre, radius = _extent(points)
+    centre, radius = extent(points)
     out = [np.zeros((0, 3))]
     for view, outline in zip(views, outlines, strict=True):
         if not outline.any():
@@ -156,7 +194,7 @@ def surroundings_of(
     return np.concatenate(out)
 
 
-def _extent(points: Array) -> tuple[Array, float]:
+def extent(points: Array) -> tuple[Array, float]:
     """[3] middle of an object's points and the radius around it that holds 98 % of them."""
     centre = np.median(points, axis=0)
     return centre, float(np.quantile(np.linalg.norm(points - centre, axis=1), 0.98))

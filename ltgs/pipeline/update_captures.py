@@ -18,6 +18,7 @@ from ltgs.change.compare import compare as compare_photos
 from ltgs.change.earlier import EarlierPhoto, Witness, nearest_cameras, prepare_earlier, witness
 from ltgs.change.harmonise import ColourFit
 from ltgs.change.lift import lift_to_gaussians
+from ltgs.change.revealed import PlanePatch
 from ltgs.change.shade import light_cues
 from ltgs.core.chronology import Chronology
 from ltgs.core.decisions import DecisionRecorder
@@ -27,7 +28,7 @@ from ltgs.core.scene import Scene
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model, with_backing
 from ltgs.objects.hull import seen_empty
-from ltgs.objects.support import in_support, surroundings_of
+from ltgs.objects.support import SupportConfig, extent, find_support, surroundings_of
 from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.patch import Target
 from ltgs.optim.sharpen import sharpen
@@ -177,11 +178,26 @@ class VisitCaptures:
             views: the captures without the object.
             fitted: it was built above these surfaces, so that only what lies right on them is theirs.
         """
-        outlines = [footprint(own, v.camera, above=0.3, backend=self.backend) for v in views]
-        points, config = own.means.double().numpy(), self.config.support
+        config = self.config.support
         if fitted:
             config = replace(config, thickness=config.thickness_fitted)
-        return torch.from_numpy(in_support(points, surroundings_of(points, views, outlines, config=config), self.up, config=config))
+        return torch.from_numpy(self._support(own, views, config)[0])
+
+    def support_patches(self, own: Gaussians, views: Sequence[ComparedView]) -> list[PlanePatch]:
+        """The planes that go on around an object, in the world, as far as it may have hidden them.
+
+        Args:
+            views: the captures without the object.
+        """
+        centre, radius = extent(own.means.double().numpy())
+        return [PlanePatch(p, centre, self.config.reveal.reach * radius) for p in self._support(own, views, self.config.support)[1]]
+
+    def _support(
+        self, own: Gaussians, views: Sequence[ComparedView], config: SupportConfig
+    ) -> tuple[NDArray[np.bool_], list[Array]]:
+        outlines = [footprint(own, v.camera, above=0.3, backend=self.backend) for v in views]
+        points = own.means.double().numpy()
+        return find_support(points, surroundings_of(points, views, outlines, config=config), self.up, config=config)
 
     def looked_through(self, points: Array) -> NDArray[np.int64]:
         """[M] how many photos of the first visit saw something behind points [M, 3]."""

@@ -8,6 +8,7 @@ from ltgs.change.compare import CompareConfig
 from ltgs.change.learned import LearnedConfig
 from ltgs.change.light import LightConfig
 from ltgs.change.relight import RelightConfig
+from ltgs.change.revealed import RevealConfig
 from ltgs.depth.seeds import SeedConfig
 from ltgs.objects.associate import AssociateConfig
 from ltgs.objects.hull import HullConfig
@@ -45,9 +46,12 @@ class UpdateConfig:
     proof: ProofConfig = field(default_factory=ProofConfig)
     review: ReviewConfig = field(default_factory=ReviewConfig)
     support: SupportConfig = field(default_factory=SupportConfig)
+    reveal: RevealConfig = field(default_factory=RevealConfig)
     seeds: SeedConfig = field(default_factory=SeedConfig)
     stereo_seeds: bool = True
     """New objects start from surfaces that stereo between the visit's photos measures, where it can be trusted; else from their hull."""
+    mixed: float = 0.8
+    """Content of which more than this share has an object's colours is no mixture of several things."""
     camouflage: float = 0.86
     """New content whose colours are this alike to those around it may be an error of the scene: what left was not cut out wholly,
     or the ground beside it was painted with it. Fitted to the photos it must explain more (`review.new_mean_camouflaged`)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,16 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ltgs.change.compare import with_mask
+from ltgs.change.revealed import PlanePatch, Revealed, find_revealed
 from ltgs.core.chronology import BACKGROUND_ID, Presence
 from ltgs.core.gaussians import Gaussians, template_radius
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match, match_instances
 from ltgs.objects.backing import Model
-from ltgs.objects.carve import VacatedSet
+from ltgs.objects.carve import VacatedSet, pixel_footprint
 from ltgs.objects.hull import HullInstance, hull_instances
 from ltgs.objects.join import join_pieces
+from ltgs.objects.palette import pixels_like, template_palette
 from ltgs.objects.removal import hole_masks
-from ltgs.objects.split import split_instance
+from ltgs.objects.split import main_body, split_instance
 from ltgs.objects.templates import framed
 from ltgs.pipeline.update_assemble import Decisions
 from ltgs.pipeline.update_captures import VisitCaptures
@@ -42,6 +45,10 @@ class Decider:
         self.left = Departures(visit)
         self.remains: list[tuple[int, Cutting]] = []
         """Pieces of objects, by id, that were not cut out with them."""
+        self.patches: list[PlanePatch] = []
+        """Planes around what left."""
+        self.revealed: list[Revealed] = []
+        """What these show where it stood, per photo."""
 
     def decide(self, before: Sequence[ComparedView]) -> Decisions:
         """Alternate between what left and what came until nothing more is explained.
@@ -68,7 +75,9 @@ class Decider:
                 late += [self.visit.gaussians.means[s.members].double().median(0).values.numpy() for s in sets]
             self._add_known(known, sets, views)
             with self.visit.timed("instances"):
-                holes = hole_masks(before, self.visit.compare_kept(views, Gaussians.concatenate(placed), kept, []))
+                bare = self.visit.compare_kept(views, Gaussians.concatenate(placed), kept, [])
+                holes = hole_masks(before, bare)
+                self._uncover(sets, bare, holes)
                 instances, num_outside = self._new_content(views, holes, known)
             taken = {m.object_id for m in matches}
             with self.visit.timed("association"):
@@ -77,8 +86,7 @@ class Decider:
             instances = [instances[i] for i in unmatched if i < num_outside]
             if not found:
                 break
-        if matches:
-            matches, instances, views = self._sifted(known, matches, views, kept, holes)
+        matches, instances, views = self._sifted(known, matches, instances, views, kept, holes)
         instances = self.content.apart_from(instances, known, matches, views)
         with self.visit.timed("association"):
             self.visit.record.stage = "second look"
@@ -87,25 +95,75 @@ class Decider:
         camouflaged = [self.content.camouflaged(i, views) for i in new]
         return Decisions(known, matches, new, views, holes, self.visit.record, self.remains, camouflaged)
 
+    def _uncover(self, sets: Sequence[VacatedSet], views: Sequence[ComparedView], holes: Sequence[NDArray[np.bool_]]) -> None:
+        """Look for the surfaces around what left in the holes [H, W] that it left.
+
+        Args:
+            views: captures against what remains.
+        """
+        for vacated in sets:
+            self.patches += self.visit.support_patches(self.visit.gaussians[vacated.members], views)
+        compare = self.visit.config.compare
+        self.revealed = find_revealed(views, holes, self.patches, config=self.visit.config.reveal, earlier=compare.earlier)
+        log.info("uncovered: %s pixels", [int(r.mask.sum()) for r in self.revealed])
+
+    def _with_uncovered(self, views: Sequence[ComparedView]) -> list[ComparedView]:
+        """The views with what was uncovered taken for known."""
+        slack = self.visit.config.compare.earlier.depth_slack
+        return [r.shown_in(v, slack) for r, v in zip(self.revealed, views, strict=True)] if self.revealed else list(views)
+
     def _sifted(
-        self, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView], kept: Tensor,
-        holes: Sequence[NDArray[np.bool_]],
+        self, known: Mapping[int, KnownObject], matches: Sequence[Match], instances: Sequence[HullInstance],
+        views: Sequence[ComparedView], kept: Tensor, holes: Sequence[NDArray[np.bool_]],
     ) -> tuple[list[Match], list[HullInstance], list[ComparedView]]:
         """The matches that explain something, the new content beside them, and the views with the matched objects drawn.
 
-        Objects that were not found are looked for once more in what is left: other things hang together with it no longer.
+        Objects that were not found are looked for once more in what is left, where other things hang together with it no longer,
+        and then where it has their colours.
         """
-        matches = self._needed(known, matches, views, kept)
-        instances, views = self._what_is_left(known, matches, views, kept, holes)
-        missing = {k: v for k, v in known.items() if k not in {m.object_id for m in matches}}
-        if missing and instances:
+        matches, instances, views = list(matches), list(instances), list(views)
+        if matches:
+            matches = self._needed(known, matches, views, kept)
+            instances, views = self._what_is_left(known, matches, views, kept, holes)
+        for search in (self._search_again, self._search_by_colour):
+            missing = {k: v for k, v in known.items() if k not in {m.object_id for m in matches}}
+            if not missing:
+                break
             with self.visit.timed("association"):
-                found, _ = self._match(missing, instances, views)
-            late = [m for m in self._needed(known, [*matches, *found], views, kept) if m.object_id in missing]
+                found = search(missing, instances, views, holes)
+            late = [m for m in self._needed(known, [*matches, *found], views, kept) if m.object_id in missing] if found else []
             if late:
                 matches = [*matches, *late]
                 instances, views = self._what_is_left(known, matches, views, kept, holes)
         return matches, instances, views
+
+    def _search_again(
+        self, missing: Mapping[int, KnownObject], instances: Sequence[HullInstance], views: Sequence[ComparedView],
+        holes: Sequence[NDArray[np.bool_]],
+    ) -> list[Match]:
+        return self._match(missing, instances, views)[0] if instances else []
+
+    def _search_by_colour(
+        self, missing: Mapping[int, KnownObject], instances: Sequence[HullInstance], views: Sequence[ComparedView],
+        holes: Sequence[NDArray[np.bool_]],
+    ) -> list[Match]:
+        """Matches of objects, one by one, with what has their colours among content of several things, in the holes as well."""
+        known = self._with_uncovered(views)
+        everything = [v.mask | (h & (v.alpha < 0.6)) for v, h in zip(known, holes, strict=True)]
+        content = hull_instances([with_mask(v, m) for v, m in zip(known, everything, strict=True)], config=self.visit.config.hull.in_hole())
+        found: list[Match] = []
+        for object_id, obj in missing.items():
+            own = template_palette(obj.model.seen, obj.last_pose[:3, :3].T @ self.visit.up, backend=self.visit.backend)
+            if own is None:
+                continue
+            for instance in content:
+                like = pixels_like(own, instance, known)
+                if sum(int(m.sum()) for m in like) > self.visit.config.mixed * instance.area_px:
+                    continue  # all of it was looked at before
+                inside = [with_mask(v, m) for v, m in zip(known, like, strict=True)]
+                parts = hull_instances(inside, config=self.visit.config.hull.in_hole())[:2]
+                found += self._match({object_id: obj}, parts, views, by_colour=True)[0] if parts else []
+        return found
 
     def _needed(
         self, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView], kept: Tensor
@@ -144,7 +202,7 @@ class Decider:
         A known object may also stand in the hole that another one left, or, turned, in its own, or lie across the edge of one, or
         be a part of what hangs together; something new must show outside.
         """
-        config, most = self.visit.config.hull, self.visit.config.max_objects
+        config, most, views = self.visit.config.hull, self.visit.config.max_objects, self._with_uncovered(views)
         outside = [with_mask(v, v.mask & ~h) for v, h in zip(views, holes, strict=True)]
         instances = hull_instances(outside, config=config, record=self.visit.record, weak=bool(known))[:most]
         num_outside = sum(not i.is_weak for i in instances)
@@ -160,12 +218,15 @@ class Decider:
         return instances, num_outside
 
     def _match(
-        self, known: Mapping[int, KnownObject], instances: Sequence[HullInstance], views: Sequence[ComparedView]
+        self, known: Mapping[int, KnownObject], instances: Sequence[HullInstance], views: Sequence[ComparedView], *,
+        by_colour: bool = False,
     ) -> tuple[list[Match], list[int]]:
+        """Matches, and the indices of instances without one; content that was chosen by its colours is as like as any."""
         config = self.visit.config
+        associate = replace(config.associate, min_gain_alike=config.associate.min_gain) if by_colour else config.associate
         matches, unmatched = match_instances(
-            known, instances, views, up=self.visit.up, config=config.associate, register=config.register, rng=self.visit.rng,
-            backend=self.visit.backend, record=self.visit.record,
+            known, instances, self._with_uncovered(views), up=self.visit.up, config=associate, register=config.register,
+            rng=self.visit.rng, backend=self.visit.backend, record=self.visit.record,
         )
         for match in matches:
             if sinks(known[match.object_id], match, self.visit.up, config.sinks):
@@ -220,6 +281,9 @@ class Decider:
                 self.remains.append((owner, self._cutting(still, surfaces)))
             else:
                 beneath = self.visit.in_support(self.visit.gaussians[still], views)
+                link = self.visit.config.carve.link_px * pixel_footprint(views)
+                body = main_body(self.visit.gaussians[still[~beneath]], link, config=self.visit.config.split)
+                beneath[(~beneath).nonzero()[:, 0][~body]] = True
                 own, footing = self._cutting(still[~beneath], surfaces), self._cutting(still[beneath], surfaces)
                 template, pose = framed(own.gaussians)
                 template = self.visit.sharpened(template, pose, own)
