@@ -12,12 +12,15 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter
 
 from ltgs.change.earlier import EarlierConfig, Look, best_cues, look_at_surface
 from ltgs.core.cameras import Camera
 from ltgs.core.views import ComparedView
 from ltgs.imaging.masks import grown
 
+CONTRAST_PX = 7
+"""Side of the window of the local contrast."""
 Image = NDArray[np.float32]
 Array = NDArray[np.float64]
 
@@ -36,8 +39,10 @@ class RevealConfig:
     """Width of these surroundings relative to the longer image side."""
     bins: int = 16
     """Bins per colour channel of what the surroundings show."""
+    contrast: tuple[float, ...] = (0.01, 0.02, 0.04, 0.08)
+    """Bounds of the bins of local contrast, colour units: a plain thing agrees with itself on any plane, but no print is as plain."""
     usual: float = 5e-4
-    """Least share of the surroundings' pixels that a colour, or one next to it, must have to be one of theirs."""
+    """Least share of the surroundings' pixels that a colour and contrast, or those next to it, must have to be one of theirs."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ class Revealed:
     """[H, W]"""
     depth: Image
     """[H, W] along z, scene units; 0 outside."""
+    other: NDArray[np.bool_]
+    """[H, W] pixels where it could be seen, but something else is."""
 
     def shown_in(self, view: ComparedView, slack: float) -> ComparedView:
         """The view with what was uncovered taken for known, but for what is drawn before it."""
@@ -84,7 +91,7 @@ def find_revealed(
         holes: [H, W] per view, where something was that has left.
     """
     config, earlier = config or RevealConfig(), earlier or EarlierConfig()
-    found = [Revealed(np.zeros(v.mask.shape, bool), np.zeros(v.mask.shape, np.float32)) for v in views]
+    found = [Revealed(np.zeros(v.mask.shape, bool), np.zeros(v.mask.shape, np.float32), np.zeros(v.mask.shape, bool)) for v in views]
     lights = [_in_one_light(v) for v in views]
     for patch in patches:
         depths = [_depth_on(v.camera, patch) for v in views]
@@ -106,7 +113,11 @@ def find_revealed(
                 ]
                 own = _agreeing(view, looks, asked, config, earlier) & _usual(view, patch, open_to[i], config)
                 own = asked & (cv2.blur(own.astype(np.float32), (5, 5)) > 0.5)
-                found[i] = Revealed(found[i].mask | own, np.where(own, depths[i], found[i].depth).astype(np.float32))
+                seen = asked & np.any([look.seen for look in looks], axis=0) & ~own
+                seen = cv2.morphologyEx(seen.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)) > 0
+                found[i] = Revealed(
+                    found[i].mask | own, np.where(own, depths[i], found[i].depth).astype(np.float32), (found[i].other | seen) & ~own
+                )
     return found
 
 
@@ -140,18 +151,24 @@ def _agreeing(
 
 
 def _usual(view: ComparedView, patch: PlanePatch, hole: NDArray[np.bool_], config: RevealConfig) -> NDArray[np.bool_]:
-    """[H, W] pixels of colours that the plane shows around the hole."""
+    """[H, W] pixels that look like what the plane shows around the hole."""
     if not hole.any():
         return np.zeros(hole.shape, bool)
     off = np.abs(view.camera.surface(view.depth) @ patch.plane[:3] + patch.plane[3])
     around = grown(hole, max(1, round(config.ring * max(hole.shape)))) & ~hole & ~view.mask
     around &= (view.alpha > 0.8) & (off < config.near * view.depth)
-    smooth = cv2.GaussianBlur(view.photo, (0, 0), 1.0)
-    index = np.minimum((np.clip(smooth, 0, 1) * config.bins).astype(int), config.bins - 1)
-    counts = np.zeros((config.bins,) * 3)
+    index = _looks(view.photo, config)
+    counts = np.zeros((config.bins,) * 3 + (len(config.contrast) + 1,))
     np.add.at(counts, tuple(index[around].T), 1)
-    usual = np.zeros((config.bins,) * 3, bool)
-    for shift in np.ndindex(3, 3, 3):
-        moved = np.roll(counts, np.array(shift) - 1, axis=(0, 1, 2))
-        usual |= moved > config.usual * max(around.sum(), 1)
-    return usual[tuple(index.reshape(-1, 3).T)].reshape(hole.shape)
+    usual = maximum_filter(counts, size=3, mode="constant") > config.usual * max(around.sum(), 1)
+    return usual[tuple(index.reshape(-1, 4).T)].reshape(hole.shape)
+
+
+def _looks(photo: Image, config: RevealConfig) -> NDArray[np.int64]:
+    """[H, W, 4] bins of the colour and of the local contrast of a photo's pixels."""
+    smooth = cv2.GaussianBlur(photo, (0, 0), 1.0)
+    grey = smooth.mean(-1)
+    window = (CONTRAST_PX,) * 2
+    spread = np.sqrt(np.maximum(cv2.blur(grey**2, window) - cv2.blur(grey, window) ** 2, 0))
+    colours = np.minimum((np.clip(smooth, 0, 1) * config.bins).astype(np.int64), config.bins - 1)
+    return np.concatenate([colours, np.digitize(spread, config.contrast)[..., None]], -1)

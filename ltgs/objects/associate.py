@@ -49,7 +49,7 @@ class AssociateConfig:
     """The same for a pair of like colours: it may show a side that nobody saw before."""
     alike: tuple[float, float] = (0.8, 0.9)
     """Likeness of the colours (see `objects.palette`) from which less must be explained, and from which that much less."""
-    unlike: float = 0.68
+    unlike: float = 0.74
     """A pair whose colours are less alike is not tried."""
     min_gain_unlike: float = 0.75
     """What a pair of that likeness must explain; it falls to `min_gain` where they are alike. A bottle drawn half into the table

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,9 +26,9 @@ class RegisterConfig:
 
     upright: int = 48
     """Rotations of the coarse sweep about the vertical, from the orientation the object had."""
-    tipped: tuple[int, int] = (6, 8)
-    """Rotations of an object that fell over: directions of the fall, and turns about the vertical for each."""
-    free_rotations: int = 64
+    tipped: int = 18
+    """Turns about the vertical of an object that fell over, for each of the four sides that it can fall on."""
+    free_rotations: int = 40
     """Rotations spread over all of SO(3)."""
     turns: int = 36
     """Turns of the best pose about the vertical, and about the object's long axis if it lies, that are compared in the end:
@@ -38,12 +39,14 @@ class RegisterConfig:
     """Longer side of the crops of the coarse sweep, pixels."""
     fine_px: int = 96
     """Longer side of the crops of the refinement, pixels."""
-    num_scouted: int = 10
+    num_scouted: int = 16
     """Best coarse poses that are refined a little, to see which deserve more."""
     scout_px: int = 64
     """Longer side of their crops, pixels."""
-    scout_steps: int = 24
-    """Adam steps of that first refinement."""
+    scout_steps: tuple[int, int] = (8, 16)
+    """Adam steps of that first refinement: of all of them, and of the better ones."""
+    num_hopeful: int = 4
+    """How many these are."""
     num_refined: int = 3
     """Best scouted poses that are refined to the end."""
     steps: int = 40
@@ -107,7 +110,7 @@ def sweep_template(
         return None
     # Medians meet, not origins: a handle moves the middle of the box but hardly the median.
     middle = model.seen.means.median(0).values
-    rotations = _start_rotations(last_rotation, up, config, rng)
+    rotations = _start_rotations(model.seen.means.double().numpy(), last_rotation, up, config, rng)
     starts = np.array([make_rigid(r, instance.centroid - r @ middle.double().numpy()) for r in rotations])
     with torch.no_grad():
         chunks = []
@@ -132,7 +135,9 @@ def scout_template(
     config = config or RegisterConfig()
     picks = _spread_best(sweep.starts, sweep.costs, config.num_scouted)
     crops = make_crops(views, instance, model.radius, config.scout_px, config.cost.margin)
-    found = _refine(model, sweep.starts[picks], crops, config.scout_steps, config, backend)
+    found = _refine(model, sweep.starts[picks], crops, config.scout_steps[0], config, backend)
+    hopeful = np.array([pose for pose, _ in found[: config.num_hopeful]])
+    found = _refine(model, hopeful, crops, config.scout_steps[1], config, backend)
     return Sweep(np.array([p for p, _ in found]), np.array([c for _, c in found]), empty_cost(crops, config.cost))
 
 
@@ -170,7 +175,7 @@ def compare_turns(
     apart = np.array([rotation_angle_deg(p[:3, :3].T @ found.world_from_object[:3, :3]) > 12 for p in turns.starts])
     starts, costs = turns.starts[apart], turns.costs[apart]
     best = starts[_spread_best(starts, costs, config.num_turned, apart_deg=15.0)]
-    scouted = _refine(model, best, scout, config.scout_steps, config, backend)
+    scouted = _refine(model, best, scout, sum(config.scout_steps), config, backend)
     final = _refine(model, np.array([pose for pose, _ in scouted[:2]]), fine, config.steps, config, backend)
     ranked = sorted([*found.ranked, *final], key=lambda r: r[1])
     # How fast the cost rises along the turns says how well the photos tell them apart; refined, all would cost a little less.
@@ -236,15 +241,25 @@ def gain_in_place(
     return 1 - cost / max(empty_cost(crops, config.cost), 1e-12)
 
 
-def _start_rotations(last_rotation: Array, up: Array, config: RegisterConfig, rng: np.random.Generator) -> Array:
+def _start_rotations(means: Array, last_rotation: Array, up: Array, config: RegisterConfig, rng: np.random.Generator) -> Array:
     """[R, 3, 3]: turned about the vertical from the last orientation, the same tipped over, and orientations from all of SO(3)."""
-    falls, yaws = config.tipped
-    side = np.cross(up, np.eye(3)[np.argmin(np.abs(up))])
-    axes = axis_rotations(up, falls) @ (side / np.linalg.norm(side))
-    tipped = [axis_rotations(up, yaws) @ _rotation(axis, np.pi / 2) @ last_rotation for axis in axes]
+    falls = [_rotation(axis, np.pi / 2) for side in _sides(means @ last_rotation.T, up) for axis in (side, -side)]
+    tipped = [axis_rotations(up, config.tipped) @ fall @ last_rotation for fall in falls]
     return np.concatenate([
         axis_rotations(up, config.upright) @ last_rotation, *tipped, random_rotations(config.free_rotations, rng),
     ])
+
+
+def _sides(points: Array, up: Array) -> Array:
+    """[2, 3] level unit directions along the sides of what stands upright (of the smallest rectangle around it, seen from above)."""
+    first = np.cross(up, np.eye(3)[np.argmin(np.abs(up))])
+    first /= np.linalg.norm(first)
+    level = np.stack([first, np.cross(up, first)])
+    flat = points @ level.T
+    middle = np.median(flat, axis=0)
+    reach = np.linalg.norm(flat - middle, axis=1)
+    angle = np.deg2rad(cv2.minAreaRect((flat - middle)[reach <= np.quantile(reach, 0.95)].astype(np.float32))[2])
+    return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) @ level
 
 
 def _rotation(axis: Array, angle: float) -> Array:

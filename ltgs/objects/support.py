@@ -35,7 +35,7 @@ class SupportConfig:
     thickness_fitted: tuple[float, float] = (0.02, 0.04)
     """The same bounds for an object that was built above the surfaces around it."""
     sharp: float = 0.6
-    """A plane is looked at within half the distance, again and again, as long as so large a share of its points stays."""
+    """A plane is looked at within half the thickness, again and again, as long as so large a share of its points stays."""
     share: float = 0.15
     """Least share of the surroundings that a plane must hold."""
     level_share: float = 0.05
@@ -133,10 +133,13 @@ def _sharpened(points: Array, plane: Array, share: float) -> tuple[Array, Array]
     """
     off = points @ plane[:3] + plane[3]
     while True:
-        narrow = np.abs(off) < 0.5 * np.abs(off).max()
-        if narrow.sum() < max(share * len(off), 8):
+        ordered = np.sort(off)
+        width = 0.5 * (ordered[-1] - ordered[0])
+        within = np.searchsorted(ordered, ordered + width, side="right") - np.arange(len(off))
+        first = int(within.argmax())
+        if width <= 0 or within[first] < max(share * len(off), 8):
             return plane, off
-        points = points[narrow]
+        points = points[(off >= ordered[first]) & (off <= ordered[first] + width)]
         middle = points.mean(0)
         normal = np.linalg.svd(points - middle, full_matrices=False)[2][2]
         normal *= np.sign(normal @ plane[:3]) or 1.0

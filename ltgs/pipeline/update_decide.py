@@ -122,16 +122,20 @@ class Decider:
         and then where it has their colours.
         """
         matches, instances, views = list(matches), list(instances), list(views)
+        config = self.visit.config.review
+        searches = [(self._search_by_colour, config.found_mean_by_colour)]
         if matches:
-            matches = self._needed(known, matches, views, kept)
+            matches = self._needed(known, matches, [], views, kept, config.found_mean)
             instances, views = self._what_is_left(known, matches, views, kept, holes)
-        for search in (self._search_again, self._search_by_colour):
+            # Without a match the views are those that were searched just now.
+            searches.insert(0, (self._search_again, config.found_mean))
+        for search, least in searches:
             missing = {k: v for k, v in known.items() if k not in {m.object_id for m in matches}}
             if not missing:
                 break
             with self.visit.timed("association"):
                 found = search(missing, instances, views, holes)
-            late = [m for m in self._needed(known, [*matches, *found], views, kept) if m.object_id in missing] if found else []
+            late = self._needed(known, found, matches, views, kept, least)
             if late:
                 matches = [*matches, *late]
                 instances, views = self._what_is_left(known, matches, views, kept, holes)
@@ -166,17 +170,25 @@ class Decider:
         return found
 
     def _needed(
-        self, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView], kept: Tensor
+        self, known: Mapping[int, KnownObject], matches: Sequence[Match], others: Sequence[Match], views: Sequence[ComparedView],
+        kept: Tensor, least: float,
     ) -> list[Match]:
-        """The matches whose objects, drawn where they were found, explain something; the content of the others is open again."""
-        placed = [place(known[m.object_id], m) for m in matches]
-        together = self.visit.compare_kept(views, Gaussians.concatenate(placed), kept, placed)
+        """The matches whose objects, drawn where they were found, explain something; the content of the rest is open again.
+
+        Args:
+            others: matches that are sure.
+            least: mean drop of the score that an object must bring.
+        """
+        if not matches:
+            return []
+        everything = [place(known[m.object_id], m) for m in (*matches, *others)]
+        together = self.visit.compare_kept(views, Gaussians.concatenate(everything), kept, everything)
         out = []
         for index, match in enumerate(matches):
-            others = [p for i, p in enumerate(placed) if i != index]
-            gain = needed(self.visit.compare_kept(together, placed[index], kept, others), together, self.visit.config.review)
+            rest = [p for i, p in enumerate(everything) if i != index]
+            gain = needed(self.visit.compare_kept(together, everything[index], kept, rest), together, self.visit.config.review)
             log.info("object %d where it was found: the score drops by %s", match.object_id, gain)
-            if gain is None or (gain[0] >= self.visit.config.review.found_mean and gain[1] >= self.visit.config.review.found_least):
+            if gain is None or (gain[0] >= least and gain[1] >= self.visit.config.review.found_least):
                 out.append(match)
             else:
                 self.visit.record.withdraw(match.object_id, "drawn there the object explains too little of the photos")
@@ -200,10 +212,11 @@ class Decider:
         """Instances of new content, and how many of them, the first ones, lie outside of the holes that departed objects left.
 
         A known object may also stand in the hole that another one left, or, turned, in its own, or lie across the edge of one, or
-        be a part of what hangs together; something new must show outside.
+        be a part of what hangs together; something new must show outside, or where the ground could be seen in a hole.
         """
         config, most, views = self.visit.config.hull, self.visit.config.max_objects, self._with_uncovered(views)
-        outside = [with_mask(v, v.mask & ~h) for v, h in zip(views, holes, strict=True)]
+        others = [r.other for r in self.revealed] if self.revealed else [np.zeros_like(h) for h in holes]
+        outside = [with_mask(v, v.mask & (~h | o)) for v, h, o in zip(views, holes, others, strict=True)]
         instances = hull_instances(outside, config=config, record=self.visit.record, weak=bool(known))[:most]
         num_outside = sum(not i.is_weak for i in instances)
         if known:

@@ -16,7 +16,7 @@ from ltgs.core.views import ComparedView
 from ltgs.objects.associate import AssociateConfig, _needed
 from ltgs.objects.hull import HullInstance
 from ltgs.objects.join import join_pieces
-from ltgs.objects.palette import content_palette, likeness, likeness_to_surroundings, palette, template_palette
+from ltgs.objects.palette import content_palette, likeness, likeness_to_surroundings, palette, pixels_like, template_palette
 from ltgs.objects.split import split_instance
 from ltgs.objects.templates import unlight
 
@@ -61,10 +61,27 @@ def test_content_is_compared_in_the_light_of_the_scene() -> None:
     assert content_palette(HullInstance(np.zeros((1, 3)), (np.zeros_like(mask),), 0), [shot]) is None
 
 
+def test_in_mixed_content_the_pixels_of_one_thing_are_told_by_its_colours() -> None:
+    rng = np.random.default_rng(2)
+    own, other = (palette(np.clip(c + rng.normal(0, 0.02, (500, 3)), 0, 1).astype(np.float32)) for c in ([0.8, 0.3, 0.2], [0.2, 0.4, 0.7]))
+    true = np.tile(np.array([0.8, 0.3, 0.2]), (SIZE, SIZE, 1))
+    true[:, 30:] = [0.2, 0.4, 0.7]
+    shot = view(((true @ AFFINE[:, :3].T + AFFINE[:, 3]) * 0.8).astype(np.float32), np.ones((SIZE, SIZE), bool))
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[10:40, 15:50] = True
+    both = HullInstance(np.zeros((1, 3)), (mask, np.zeros_like(mask)), 1)
+    for colours, side in ((own, slice(None, 30)), (other, slice(30, None))):
+        expected = np.zeros_like(mask)
+        expected[:, side] = mask[:, side]
+        like, nothing = pixels_like(colours, both, [shot, shot])
+        assert (like ^ expected).sum() <= 60 and not nothing.any()
+    assert not pixels_like(palette(np.full((500, 3), 0.1, np.float32)), both, [shot, shot])[0].any()
+
+
 def test_a_pair_of_like_colours_needs_to_explain_less() -> None:
     config = AssociateConfig()
     assert _needed(None, config) == _needed(0.8, config) == config.min_gain
-    assert config.min_gain < _needed(0.75, config) < _needed(0.7, config) < config.min_gain_unlike
+    assert config.min_gain < _needed(0.78, config) < _needed(0.75, config) < config.min_gain_unlike == _needed(0.5, config)
     assert config.min_gain_alike < _needed(0.85, config) < config.min_gain and _needed(0.95, config) == config.min_gain_alike
 
 
@@ -117,3 +134,17 @@ def test_pieces_of_one_thing_are_joined_and_neighbours_are_not() -> None:
     assert len(joined.points) == 400 and joined.area_px == one.area_px + near.area_px and joined.num_views == 1
     assert join_pieces([one, near], other) == [one, near], "of other colours"
     assert join_pieces([one, far], same) == [one, far], "too far apart"
+
+
+def test_content_that_one_photo_shows_as_two_regions_is_parts_although_its_hull_hangs_together() -> None:
+    rng = np.random.default_rng(4)
+    points = rng.uniform([-0.9, -0.3, 4.9], [0.9, 0.3, 5.1], (3000, 3))
+    whole = np.zeros((SIZE, SIZE), bool)
+    whole[20:40, 15:45] = True
+    apart = whole.copy()
+    apart[:, 29:32] = False
+    shots = [view(np.zeros((SIZE, SIZE, 3), np.float32), m) for m in (whole, apart)]
+    parts = split_instance(HullInstance(points, (whole, apart), 2), shots)
+    assert len(parts) == 2 and all(p.is_part for p in parts)
+    assert sorted(np.sign(p.centroid[0]) for p in parts) == [-1, 1]
+    assert split_instance(HullInstance(points, (whole, whole), 2), shots) == []

@@ -11,13 +11,14 @@ from solids import ball, box, cylinder, standing
 from stage import CHEAP, HEIGHT, UP, WIDTH, content, views
 
 from ltgs.core.gaussians import Gaussians
-from ltgs.core.se3 import make_rigid, rotation_angle_deg
+from ltgs.core.se3 import make_rigid, rotation_angle_deg, so3_exp
 from ltgs.objects.backing import Model
 from ltgs.objects.crops import centred_on_masks, make_crops
 from ltgs.objects.hull import HullInstance, seen_empty
 from ltgs.objects.register import (
     PoseHypothesis,
     RegisterConfig,
+    _start_rotations,
     axis_rotations,
     compare_turns,
     register_template,
@@ -55,7 +56,7 @@ def instance(offset: tuple[float, float, float] = (0, 0, 0)) -> HullInstance:
 
 
 def test_the_pose_is_found_from_a_misplaced_hull() -> None:
-    config = RegisterConfig(upright=24, tipped=(4, 4), free_rotations=40)
+    config = RegisterConfig(upright=24, tipped=4, free_rotations=40)
     shifted = instance((0.08, -0.05, 0.05))
     sweep = sweep_template(
         Model(template()), VIEWS, shifted, last_rotation=np.eye(3), up=UP, config=config, rng=np.random.default_rng(0)
@@ -140,3 +141,15 @@ def test_a_place_is_empty_if_photos_looked_through_it(depth: float, count: int) 
     depths = [np.full((HEIGHT, WIDTH), depth, np.float32)] * 3
     seen = seen_empty(np.array([[0.0, 0, 0], [0, 0, 60.0]]), [v.camera for v in VIEWS], depths)
     assert seen.tolist() == [count, 0]
+
+
+@pytest.mark.parametrize("yaw_deg", [7.0, 61.0])
+@pytest.mark.parametrize("stood_deg", [0.0, 33.0])
+def test_a_box_that_fell_on_any_of_its_sides_is_among_the_starts(yaw_deg: float, stood_deg: float) -> None:
+    up, config = np.array([0.0, 0, 1]), RegisterConfig(free_rotations=0)
+    means = box((0.1, 0.16, 0.3)).means.double().numpy()
+    stood = standing(0, 0, stood_deg)[:3, :3]
+    starts = _start_rotations(means, stood, up, config, np.random.default_rng(0))
+    for axis in np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]):
+        fallen = standing(0, 0, yaw_deg)[:3, :3] @ so3_exp(torch.as_tensor(axis * np.pi / 2)).numpy()
+        assert min(rotation_angle_deg(s.T @ fallen) for s in starts) <= 180 / config.tipped + 2

@@ -8,7 +8,7 @@ import torch
 from solids import at, box, gaussians
 
 from ltgs.core.gaussians import Gaussians
-from ltgs.objects.split import is_whole, side_by_side
+from ltgs.objects.split import is_whole, main_body, side_by_side
 
 UP = np.array([0.0, 0.0, 1.0])
 LINK = 0.05
@@ -57,3 +57,12 @@ def test_a_thing_is_whole_if_nothing_goes_on_beside_it() -> None:
     assert not is_whole(points[half], beneath[half], points[~half], LINK, up=UP), "a part of a thing goes on"
     flat = points[beneath] + np.random.default_rng(0).normal(0, 0.003, (int(beneath.sum()), 3))
     assert not is_whole(flat, np.zeros(len(flat), bool), others, LINK, up=UP), "a patch of ground does not rise"
+
+
+def test_scattered_specks_are_no_part_of_a_thing_but_what_floats_inside_it_is() -> None:
+    thing = box((0.14, 0.14, 0.24), 8, count=600)
+    specks = gaussians(np.array([[0.5, 0.1, 0.1], [0.52, 0.1, 0.1], [-0.4, 0.3, 0.0]]), np.full((3, 3), 0.5), 0.004)
+    inner = gaussians(np.array([[0.0, 0.0, 0.12]]), np.full((1, 3), 0.5), 0.004)
+    body = main_body(Gaussians.concatenate([thing, specks, inner]), 0.02)
+    assert body[:600].all() and not body[600:603].any() and body[603]
+    assert main_body(specks, 0.02).all(), "of a few no body is told"

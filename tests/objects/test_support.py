@@ -9,7 +9,7 @@ import torch
 from ltgs.core.cameras import Camera
 from ltgs.core.se3 import so3_exp
 from ltgs.core.views import ComparedView
-from ltgs.objects.support import in_support, surroundings_of
+from ltgs.objects.support import find_support, in_support, surroundings_of
 
 RNG = np.random.default_rng(0)
 UP = np.array([0.0, 0.0, 1.0])
@@ -111,3 +111,20 @@ def test_surroundings_are_the_surfaces_next_to_the_outline_only() -> None:
     found = surroundings_of(points, [view, view], [outline, np.zeros_like(outline)])
     assert len(found) > 50 and np.allclose(found[:, 2], 2.0)
     assert 0.1 < np.abs(found[:, :2]).max() < 0.35 and np.abs(found[:, :2]).max(1).min() > 0.09
+
+
+def test_small_things_around_do_not_thicken_the_table() -> None:
+    litter = np.column_stack([RNG.uniform(-0.8, 0.8, (1000, 2)), RNG.uniform(0, 0.07, 1000)])
+    litter = litter[np.abs(litter[:, :2]).max(1) > 0.2]
+    under = np.column_stack([RNG.uniform(-0.6, 0.6, (300, 2)), RNG.normal(0, 0.003, 300)])
+    found, planes = find_support(np.concatenate([box(), under]), np.concatenate([sheet(1500, 0.8), litter]), UP)
+    assert found[400:].mean() > 0.95 and found[:400].mean() < 0.06
+    assert len(planes) == 1 and planes[0][2] > 0.99 and abs(planes[0][3]) < 0.01
+
+
+def test_the_top_of_a_thing_beside_is_not_what_an_object_stands_on() -> None:
+    top = np.column_stack([RNG.uniform(0.25, 0.6, 500), RNG.uniform(-0.4, 0.4, 500), RNG.normal(0.1, 0.003, 500)])
+    under = np.column_stack([RNG.uniform(-0.2, 0.2, (40, 2)), RNG.normal(0, 0.003, 40)])
+    tall = box(600) * [1, 1, 3]
+    found = in_support(np.concatenate([tall, under]), np.concatenate([sheet(1500, 0.8), top]), UP)
+    assert found[600:].mean() > 0.95 and found[:600].mean() < 0.06

@@ -27,7 +27,7 @@ from ltgs.pipeline.edit_surfaces import departures, surfaces_without
 from ltgs.pipeline.object_frames import frame_change
 
 QUICK = RegisterConfig(
-    upright=24, tipped=(1, 1), free_rotations=8, turns=4, num_turned=1, coarse_px=24, num_scouted=2, scout_px=32, scout_steps=6,
+    upright=24, tipped=1, free_rotations=8, turns=4, num_turned=1, coarse_px=24, num_scouted=2, scout_px=32, scout_steps=(2, 4),
     num_refined=1, steps=12, fine_px=40,
 )
 

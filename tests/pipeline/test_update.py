@@ -24,7 +24,7 @@ from ltgs.render import render
 WIDTH, HEIGHT = 160, 120
 CONFIG = UpdateConfig(
     register=RegisterConfig(
-        upright=24, tipped=(4, 4), free_rotations=32, turns=12, num_scouted=3, scout_px=40, num_refined=2, steps=40, fine_px=56
+        upright=24, tipped=4, free_rotations=32, turns=12, num_scouted=3, scout_px=40, num_refined=2, steps=40, fine_px=56
     ),
     refine=RefineConfig(steps=24),
 )
