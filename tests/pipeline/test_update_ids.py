@@ -19,7 +19,7 @@ from ltgs.optim.sharpen import SharpenConfig
 QUICK = replace(
     CONFIG,
     register=replace(CONFIG.register, upright=12, free_rotations=8, num_scouted=2, scout_px=32, scout_steps=(3, 5), num_refined=1),
-    associate=replace(CONFIG.associate, sweep_floor=-9, scout_floor=-9),
+    associate=replace(CONFIG.associate, sweep_floor=-9, scout_floor=-9, unlike=0.5),
     refine=RefineConfig(steps=8, steps_new=24, steps_surface=8), complete=CompleteConfig(steps=8), sharpen=SharpenConfig(steps=8),
     stereo_seeds=False, hull=replace(CONFIG.hull, min_score=0.95),
 )
