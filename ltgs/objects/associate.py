@@ -45,7 +45,7 @@ class AssociateConfig:
 
     min_gain: float = 0.22
     """Share of the cost around an instance that drawing the object must explain."""
-    min_gain_alike: float = 0.12
+    min_gain_alike: float = 0.09
     """The same for a pair of like colours: it may show a side that nobody saw before."""
     alike: tuple[float, float] = (0.8, 0.9)
     """Likeness of the colours (see `objects.palette`) from which less must be explained, and from which that much less."""

@@ -292,7 +292,7 @@ class Decider:
             owner = self.left.piece_of(still) or self._patch_of(still, surfaces)
             if owner:
                 self.remains.append((owner, self._cutting(still, surfaces)))
-            else:
+            elif len(still) >= self.visit.config.carve.least:
                 beneath = self.visit.in_support(self.visit.gaussians[still], views)
                 link = self.visit.config.carve.link_px * pixel_footprint(views)
                 body = main_body(self.visit.gaussians[still[~beneath]], link, config=self.visit.config.split)
