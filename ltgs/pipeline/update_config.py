@@ -50,6 +50,8 @@ class UpdateConfig:
     seeds: SeedConfig = field(default_factory=SeedConfig)
     stereo_seeds: bool = True
     """New objects start from surfaces that stereo between the visit's photos measures, where it can be trusted; else from their hull."""
+    same: float = 0.8
+    """Instances that have this share of their pixels in common are one: only the first is compared with known objects."""
     mixed: float = 0.8
     """Content of which more than this share has an object's colours is no mixture of several things."""
     camouflage: float = 0.86

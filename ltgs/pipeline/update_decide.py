@@ -225,7 +225,8 @@ class Decider:
             instances += hull_instances(inside, config=config.in_hole())[:most]
             across = hull_instances([with_mask(v, v.mask | o) for v, o in zip(views, open_now, strict=True)], config=config.in_hole())
             instances += [i for i in across if 0.15 < _share_in(i, holes) < 0.85][:most]
-            instances += [part for i in instances for part in split_instance(i, views, self.visit.config.split)][:most]
+            instances += [part for i in instances for part in split_instance(i, views, self.visit.config.split)]
+            instances = _distinct(instances, num_outside, self.visit.config.same)[: num_outside + 3 * most]
         instances = self.visit.learned.with_outlines(instances, views)
         self.visit.record.seen_all([i for i in instances if not i.is_weak], num_outside)
         return instances, num_outside
@@ -332,6 +333,21 @@ class Decider:
         at_first = track.presence[0] == Presence.PRESENT
         model = self.visit.model(template, track.world_from_object[0]) if at_first else Model(template)
         return KnownObject(object_id, template, track.last_pose(), left, model)
+
+
+def _distinct(instances: Sequence[HullInstance], num_first: int, same: float) -> list[HullInstance]:
+    """Instances without those, after the first ones, whose pixels are nearly those of another one before."""
+    out = list(instances[:num_first])
+    for instance in instances[num_first:]:
+        if all(_common_share(instance, other) < same for other in out):
+            out.append(instance)
+    return out
+
+
+def _common_share(one: HullInstance, other: HullInstance) -> float:
+    """Pixels that two instances have in common relative to those that any of them has."""
+    common = sum(int((a & b).sum()) for a, b in zip(one.pixels, other.pixels, strict=True))
+    return common / max(one.area_px + other.area_px - common, 1)
 
 
 def _share_in(instance: HullInstance, masks: Sequence[NDArray[np.bool_]]) -> float:

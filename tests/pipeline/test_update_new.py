@@ -21,6 +21,7 @@ from ltgs.objects.backing import Model
 from ltgs.objects.hull import HullInstance
 from ltgs.objects.hypothesis import PoseHypothesis
 from ltgs.pipeline.update_captures import VisitCaptures
+from ltgs.pipeline.update_decide import _distinct
 from ltgs.pipeline.update_new import NewContent
 from ltgs.pipeline.update_parts import KnownObject, sinks
 
@@ -97,3 +98,16 @@ def test_an_object_that_tips_over_comes_down_but_does_not_sink() -> None:
     fallen[2, 3] = 0.05
     found = Match(1, HullInstance(np.zeros((1, 3)), (), 0), PoseHypothesis(fallen, 0.05, 0.2, np.eye(6), ambiguous=False))
     assert not sinks(KnownObject(1, tall, np.eye(4), True, Model(tall)), found, np.array([0.0, 0.0, 1.0]), 0.5)
+
+
+def test_content_found_twice_is_searched_once_but_what_came_first_stays() -> None:
+    shape = (20, 20)
+
+    def content(rows: slice, *, part: bool = False) -> HullInstance:
+        mask = np.zeros(shape, bool)
+        mask[rows, 5:15] = True
+        return HullInstance(np.zeros((1, 3)), (mask,), 1, is_part=part)
+
+    whole, again, half = content(slice(0, 10)), content(slice(0, 11)), content(slice(0, 5), part=True)
+    assert _distinct([whole, again, half, again, half], 1, 0.8) == [whole, half]
+    assert _distinct([whole, again, half], 2, 0.8) == [whole, again, half]
