@@ -119,13 +119,6 @@ def find_support(
     return taken, planes
 
 
-def in_support(
-    points: Array, surroundings: Array, up: Array, *, config: SupportConfig | None = None, seed: int = 0
-) -> NDArray[np.bool_]:
-    """[M] the points alone that `find_support` tells."""
-    return find_support(points, surroundings, up, config=config, seed=seed)[0]
-
-
 def _sharpened(points: Array, plane: Array, share: float) -> tuple[Array, Array]:
     """[4] the plane fitted again to those of its points [S, 3] that lie close together, and their distances.
 

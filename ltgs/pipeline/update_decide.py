@@ -110,7 +110,7 @@ class Decider:
     def _with_uncovered(self, views: Sequence[ComparedView]) -> list[ComparedView]:
         """The views with what was uncovered taken for known."""
         slack = self.visit.config.compare.earlier.depth_slack
-        return [r.shown_in(v, slack) for r, v in zip(self.revealed, views, strict=True)] if self.revealed else list(views)
+        return [r.shown_in(v, slack) for r, v in zip(self.revealed, views, strict=True)]
 
     def _sifted(
         self, known: Mapping[int, KnownObject], matches: Sequence[Match], instances: Sequence[HullInstance],
@@ -160,13 +160,16 @@ class Decider:
             own = template_palette(obj.model.seen, obj.last_pose[:3, :3].T @ self.visit.up, backend=self.visit.backend)
             if own is None:
                 continue
+            own_matches: list[Match] = []
             for instance in content:
                 like = pixels_like(own, instance, known)
                 if sum(int(m.sum()) for m in like) > self.visit.config.mixed * instance.area_px:
                     continue  # all of it was looked at before
                 inside = [with_mask(v, m) for v, m in zip(known, like, strict=True)]
                 parts = hull_instances(inside, config=self.visit.config.hull.in_hole())[:2]
-                found += self._match({object_id: obj}, parts, views, by_colour=True)[0] if parts else []
+                own_matches += self._match({object_id: obj}, parts, views, by_colour=True)[0] if parts else []
+            if own_matches:
+                found.append(max(own_matches, key=lambda m: m.hypothesis.gain))
         return found
 
     def _needed(
@@ -215,8 +218,7 @@ class Decider:
         be a part of what hangs together; something new must show outside, or where the ground could be seen in a hole.
         """
         config, most, views = self.visit.config.hull, self.visit.config.max_objects, self._with_uncovered(views)
-        others = [r.other for r in self.revealed] if self.revealed else [np.zeros_like(h) for h in holes]
-        outside = [with_mask(v, v.mask & (~h | o)) for v, h, o in zip(views, holes, others, strict=True)]
+        outside = [with_mask(v, v.mask & (~h | r.other)) for v, h, r in zip(views, holes, self.revealed, strict=True)]
         instances = hull_instances(outside, config=config, record=self.visit.record, weak=bool(known))[:most]
         num_outside = sum(not i.is_weak for i in instances)
         if known:

@@ -9,10 +9,15 @@ import torch
 from ltgs.core.cameras import Camera
 from ltgs.core.se3 import so3_exp
 from ltgs.core.views import ComparedView
-from ltgs.objects.support import find_support, in_support, surroundings_of
+from ltgs.objects.support import find_support, surroundings_of
 
 RNG = np.random.default_rng(0)
 UP = np.array([0.0, 0.0, 1.0])
+
+
+def in_support(points: np.ndarray, surroundings: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """[M] which points lie in a plane around."""
+    return find_support(points, surroundings, up)[0]
 
 
 def sheet(count: int, size: float, noise: float = 0.004) -> np.ndarray:
