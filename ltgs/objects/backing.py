@@ -32,6 +32,8 @@ class Model:
     """In the object's frame, the template first."""
     num_guessed: int = 0
     """How many of them, the last ones, are guessed."""
+    base: Tensor | None = None
+    """[B, 3] in the object's frame: where the ground was beneath it; None = not known, or not asked."""
 
     def __len__(self) -> int:
         return len(self.gaussians)

@@ -113,6 +113,11 @@ def find_vacated(
         taken = [carver.take(members) for members in also]
         for members in _candidate_sets(gaussians, carver.kept, carver.views, lift, carver.config):
             members = members[carver.free[members]]
+            if len(views) == 1 and len(members):
+                # What lies behind a thing, on what it stands on, shines through it: no other photo sees it beside the thing.
+                members = carver.judges.upper(members, carver.views)
+            if len(members) == 0:
+                continue
             parts = carver.judges.parts(members, carver.views)
             one_by_one = [carver.take(part, company=[p for p in parts if p is not part]) for part in parts]
             taken += one_by_one if any(one_by_one) or len(parts) == 1 else [carver.take(members, mixed=True)]
@@ -188,19 +193,25 @@ class _Carver:
                 refusal, note, contradicted = "", "the photos contradict all of it", True
             elif benefit.stands(self.config):
                 self._standing[gone] = True
-        if refusal and company is not None and benefit.replaced(self.config, image_px, lone=not company and not self._replaced):
-            others = self.kept & self.free
-            for members in (gone, *company):
-                others[members] = False
-            if self.judges.alone(gone, others.nonzero()[:, 0], self.views):
-                refusal, note, self._replaced = "", "something else is seen all over its place", True
+        lone = not company and not self._replaced
+        if refusal and company is not None and benefit.replaced(self.config, image_px, lone=lone) and self._alone(gone, company):
+            refusal, note, self._replaced = "", "something else is seen all over its place", True
         if not refusal and float(self._standing[gone].float().mean()) > 0.5:
             refusal = "part of an object that the photos still show"
         if refusal == TOO_FEW and self.judges.piece(gone):
             refusal = benefit.refusal(replace(self.config, min_footprint=self.config.piece_factor * self.config.min_footprint), image_px)
         if not refusal and benefit.num_views == 1 and len(gone) < self.config.single_view_least:
             refusal = "a few Gaussians in a single photo prove nothing"
+        if not refusal and len(self.views) == 1 and not self.judges.whole(gone) and not self._alone(gone, company or ()):
+            refusal = "there is only one photo, and it is no whole thing: something new may hide it"
         return refusal or self.judges.veto(gone), note, contradicted
+
+    def _alone(self, gone: Tensor, company: Sequence[Tensor]) -> bool:
+        """Whether a set is a whole thing beside the other ones that it was told apart from."""
+        others = self.kept & self.free
+        for members in (gone, *company):
+            others[members] = False
+        return self.judges.alone(gone, others.nonzero()[:, 0], self.views)
 
 
 def _peel(

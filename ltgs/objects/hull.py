@@ -43,12 +43,14 @@ class HullConfig:
     places, a can of the colour of its table 0.88."""
     min_score_hole: float = 0.7
     """The same inside the hole of something that left, where little is known of what it hid."""
+    min_score_single: float = 1.1
+    """`min_score` if there is only one photo, which nothing confirms: things had 1.19 and more, errors of the scene up to 1.01."""
     min_score_known: float = 0.7
     """The same of content that is only asked whether a known object explains it: a plain thing before a plain wall."""
 
     def in_hole(self) -> HullConfig:
         """The configuration for content in a hole."""
-        return replace(self, min_score=self.min_score_hole)
+        return replace(self, min_score=self.min_score_hole, min_score_single=self.min_score_hole)
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class HullInstance:
     """It was cut out of a larger instance, which stands for itself as well."""
     is_weak: bool = False
     """It differs too little to be something new; a known object may still explain it."""
+    ground: Array | None = None
+    """[4] the plane that it stands on, normal upwards and offset, where that alone tells how far it is (see `objects.ground`)."""
 
     @property
     def centroid(self) -> Array:
@@ -245,6 +249,7 @@ def _drop_crossings(
 ) -> tuple[list[HullInstance], list[HullInstance]]:
     """The instances that stand for themselves, and weak ones; these claim no pixels."""
     taken = [np.zeros(v.mask.shape, bool) for v in views]
+    least = config.min_score if len(views) > 1 else config.min_score_single
     kept, weak = [], []
     for instance in instances:
         fresh = [m & ~t for m, t in zip(instance.pixels, taken, strict=True)]
@@ -258,9 +263,9 @@ def _drop_crossings(
         scores = np.concatenate([np.minimum(v.score[m], 2) for v, m in zip(views, instance.pixels, strict=True)])
         # Pixels of a hole have no score: there is nothing known to differ from.
         scores = scores[scores > 0]
-        if len(scores) and scores.mean() < config.min_score:
+        if len(scores) and scores.mean() < least:
             if record is not None:
-                reason = f"its pixels differ too little: mean score {scores.mean():.2f}, {config.min_score:.2f} are needed"
+                reason = f"its pixels differ too little: mean score {scores.mean():.2f}, {least:.2f} are needed"
                 record.verdict(instance, "dropped", reason=reason)
             if scores.mean() >= config.min_score_known:
                 weak.append(replace(instance, is_weak=True))

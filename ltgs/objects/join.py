@@ -63,4 +63,4 @@ def _are_one(one: HullInstance, other: HullInstance, views: Sequence[ComparedVie
 
 def _joined(one: HullInstance, other: HullInstance) -> HullInstance:
     pixels = tuple(a | b for a, b in zip(one.pixels, other.pixels, strict=True))
-    return HullInstance(np.concatenate([one.points, other.points]), pixels, sum(bool(m.any()) for m in pixels))
+    return HullInstance(np.concatenate([one.points, other.points]), pixels, sum(bool(m.any()) for m in pixels), ground=one.ground)

@@ -14,6 +14,7 @@ from ltgs.core.se3 import make_rigid, random_rotations, rotation_angle_deg, se3_
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model
 from ltgs.objects.crops import CostConfig, Crop, centred_on_masks, empty_cost, make_crops, pose_costs
+from ltgs.objects.ground import GroundConfig, Stand
 from ltgs.objects.hull import HullInstance
 from ltgs.objects.hypothesis import PoseHypothesis, UncertaintyConfig, covariance_at, moved_by, spread_of_ties
 
@@ -59,6 +60,8 @@ class RegisterConfig:
     """How a drawn object is judged."""
     uncertainty: UncertaintyConfig = field(default_factory=UncertaintyConfig)
     """Covariances."""
+    ground: GroundConfig = field(default_factory=GroundConfig)
+    """What an object stands on that a single photo shows."""
     symmetry_tie: float = 1.10
     """A refined pose whose cost is within this factor of the best but turned by more than 20 degrees marks a symmetry."""
 
@@ -112,10 +115,14 @@ def sweep_template(
     middle = model.seen.means.median(0).values
     rotations = _start_rotations(model.seen.means.double().numpy(), last_rotation, up, config, rng)
     starts = np.array([make_rigid(r, instance.centroid - r @ middle.double().numpy()) for r in rotations])
+    stand = _stand(model, views, instance, config)
     with torch.no_grad():
         chunks = []
         for part in np.array_split(starts, max(1, len(starts) // 64)):
-            poses = centred_on_masks(model, torch.as_tensor(part, dtype=torch.float32), coarse, middle=middle, backend=backend)
+            poses = torch.as_tensor(part, dtype=torch.float32)
+            poses = stand.cast(poses, middle) if stand is not None else poses
+            poses = centred_on_masks(model, poses, coarse, middle=middle, backend=backend)
+            poses = stand.cast(poses, middle) if stand is not None else poses
             chunks.append((poses, pose_costs(model, poses, coarse, config.cost, backend)))
     starts = torch.cat([c[0] for c in chunks]).double().numpy()
     costs = torch.cat([c[1] for c in chunks]).double().numpy()
@@ -135,9 +142,10 @@ def scout_template(
     config = config or RegisterConfig()
     picks = _spread_best(sweep.starts, sweep.costs, config.num_scouted)
     crops = make_crops(views, instance, model.radius, config.scout_px, config.cost.margin)
-    found = _refine(model, sweep.starts[picks], crops, config.scout_steps[0], config, backend)
+    stand = _stand(model, views, instance, config)
+    found = _refine(model, sweep.starts[picks], crops, config.scout_steps[0], config, backend, stand)
     hopeful = np.array([pose for pose, _ in found[: config.num_hopeful]])
-    found = _refine(model, hopeful, crops, config.scout_steps[1], config, backend)
+    found = _refine(model, hopeful, crops, config.scout_steps[1], config, backend, stand)
     return Sweep(np.array([p for p, _ in found]), np.array([c for _, c in found]), empty_cost(crops, config.cost))
 
 
@@ -154,7 +162,8 @@ def register_template(
     config = config or RegisterConfig()
     best = _spread_best(scouted.starts, scouted.costs, config.num_refined, apart_deg=10.0)
     fine = make_crops(views, instance, model.radius, config.fine_px, config.cost.margin)
-    return _hypothesis(model, _refine(model, scouted.starts[best], fine, config.steps, config, backend), fine, config, backend)
+    stand = _stand(model, views, instance, config)
+    return _hypothesis(model, _refine(model, scouted.starts[best], fine, config.steps, config, backend, stand), fine, config, backend)
 
 
 def compare_turns(
@@ -175,8 +184,9 @@ def compare_turns(
     apart = np.array([rotation_angle_deg(p[:3, :3].T @ found.world_from_object[:3, :3]) > 12 for p in turns.starts])
     starts, costs = turns.starts[apart], turns.costs[apart]
     best = starts[_spread_best(starts, costs, config.num_turned, apart_deg=15.0)]
-    scouted = _refine(model, best, scout, sum(config.scout_steps), config, backend)
-    final = _refine(model, np.array([pose for pose, _ in scouted[:2]]), fine, config.steps, config, backend)
+    stand = _stand(model, views, instance, config)
+    scouted = _refine(model, best, scout, sum(config.scout_steps), config, backend, stand)
+    final = _refine(model, np.array([pose for pose, _ in scouted[:2]]), fine, config.steps, config, backend, stand)
     ranked = sorted([*found.ranked, *final], key=lambda r: r[1])
     # How fast the cost rises along the turns says how well the photos tell them apart; refined, all would cost a little less.
     scale = min((cost for _, cost in final), default=np.inf) / max(float(costs.min(initial=np.inf)), 1e-12)
@@ -295,28 +305,32 @@ def _spread_best(poses: Array, costs: Array, count: int, *, apart_deg: float = 2
     return kept
 
 
+def _stand(model: Model, views: Sequence[ComparedView], instance: HullInstance, config: RegisterConfig) -> Stand | None:
+    """What holds an object on the ground at an instance."""
+    return Stand.of(instance, views, model, config=config.ground)
+
+
 def _refine(
-    model: Model, starts: Array, crops: Sequence[Crop], steps: int, config: RegisterConfig, backend: str, *,
-    axis: Array | None = None,
+    model: Model, starts: Array, crops: Sequence[Crop], steps: int, config: RegisterConfig, backend: str, stand: Stand | None
 ) -> list[tuple[Array, float]]:
     """Descend from every start [P, 4, 4] on its own, all in one batch; the best pose of each and its cost, best first.
 
     Args:
-        axis: [3] unit; given, the object turns about it only.
+        stand: what the object must stand on, if anything.
     """
     if len(starts) == 0:
         return []
     poses = torch.as_tensor(starts, dtype=torch.float32)
     shift = torch.zeros(len(poses), 3, requires_grad=True)
-    turn = torch.zeros(len(poses), 3 if axis is None else 1, requires_grad=True)
-    spread = torch.eye(3) if axis is None else torch.as_tensor(axis, dtype=torch.float32)[None]
+    turn = torch.zeros(len(poses), 3, requires_grad=True)
     adam = torch.optim.Adam([
         {"params": [shift], "lr": config.rate_translation * model.radius}, {"params": [turn], "lr": config.rate_rotation},
     ])
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps, eta_min=0.0)
     best, best_costs = poses.clone(), torch.full((len(poses),), float("inf"))
     for _ in range(steps):
-        moved = moved_by(poses, torch.cat([shift, turn @ spread], 1))
+        moved = moved_by(poses, torch.cat([shift, turn], 1))
+        moved = stand.settled(moved) if stand is not None else moved
         costs = pose_costs(model, moved, crops, config.cost, backend)
         better = costs.detach() < best_costs
         best[better], best_costs[better] = moved.detach()[better], costs.detach()[better]

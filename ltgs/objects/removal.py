@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from ltgs.core.views import ComparedView
 
 TOO_FEW = "too few pixels"
+DECIDES = 0.2
+"""Share of the pixels that a photo shows of a set of which it must say something: in a dark place, or where little is known, it may
+say next to nothing, which is no word for the set."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class CarveConfig:
     """A piece of an object that stood there may be this much smaller."""
     single_view_factor: float = 4.0
     """A set that only one photo shows must be this much larger."""
+    single_view_clear: tuple[float, float] = (0.8, 0.08)
+    """Shares of its pixels that must speak of change, and may agree, for `single_view_factor` not to apply to a set that also explains
+    `explained_alone` and has the outline of the change: the photo leaves no doubt."""
     single_view_least: int = 40
     """Gaussians of a set that only one photo shows: a few blurred ones of a sparse capture err as much."""
     least: int = 70
@@ -92,7 +98,7 @@ class RemovalBenefit:
     num_views: int
     """Photos that take part, with at least a tenth of the pixels of the one with most."""
     contradicted: float = 0.0
-    """Share of all pixels the set shows in that speak of change, least of the photos that take part."""
+    """Share of all pixels the set shows in that speak of change, least of the photos that take part and decide anything."""
     confirmed: float = 0.0
     """Share of them, over all photos, that agree."""
 
@@ -119,12 +125,19 @@ class RemovalBenefit:
         doubtful = self.explained <= 0 and self.contradicted < config.doubtful
         return doubtful or self.confirmed >= max(share, factor * self.contradicted)
 
+    def _is_clear(self, config: CarveConfig) -> bool:
+        """Whether a single photo is enough: it shows something else all over the set and what is behind it, with its outline."""
+        least, most = config.single_view_clear
+        shown = self.contradicted >= least and self.confirmed <= most
+        return shown and self.explained >= config.explained_alone and self.outline >= config.outline
+
     def refusal(self, config: CarveConfig, image_px: int) -> str:
         """Why the captures do not prove that the set has left; empty if they do."""
-        smallest = config.min_footprint * (1.0 if self.num_views > 1 else config.single_view_factor)
+        sure = self.num_views > 1 or self._is_clear(config)
+        smallest = config.min_footprint * (1.0 if sure else config.single_view_factor)
         if self.altered_px < smallest * image_px:
             return TOO_FEW
-        if self.holes > (config.max_holes if self.num_views > 1 else config.max_holes_outline):
+        if self.holes > (config.max_holes if sure else config.max_holes_outline):
             return "leaves mostly holes, which prove nothing"
         if self.outline >= config.outline and self.num_views > 1 and self.holes <= config.max_holes_outline:
             return "" if self.explained >= config.explained_outline else "the photos fit no better without it"
@@ -143,13 +156,13 @@ def removal_benefit(before: Sequence[ComparedView], after: Sequence[ComparedView
     """Compare the captures with the state with and without a set."""
     explained, holes, covered, regions = 0.0, 0, 0, 0
     pixels: list[int] = []
-    shows, wrong, right = [], [], 0
+    shows, wrong, right = [], [], []
     for b, a in zip(before, after, strict=True):
         altered = altered_pixels(b, a)
         shown = altered & (b.alpha > 0.5)
         shows.append(int(shown.sum()))
         wrong.append(int((shown & (b.score > 0.6)).sum()))
-        right += int((shown & b.agreed & (b.score <= 0.6)).sum())
+        right.append(int((shown & b.agreed & (b.score <= 0.6)).sum()))
         count, labels = cv2.connectedComponents(b.mask.astype(np.uint8), connectivity=8)
         overlap = np.bincount(labels[altered & b.mask], minlength=count)
         touched = overlap >= max(1.0, 0.2 * overlap.sum())
@@ -165,8 +178,11 @@ def removal_benefit(before: Sequence[ComparedView], after: Sequence[ComparedView
     return RemovalBenefit(
         explained / max(total - holes, 1), total, holes / max(total, 1), covered / max(regions, 1),
         sum(p >= max(1.0, 0.1 * most) for p in pixels),
-        min((w / s for w, s in zip(wrong, shows, strict=True) if s >= max(1.0, 0.1 * max(shows))), default=0.0),
-        right / max(sum(shows), 1),
+        min((
+            w / s for w, r, s in zip(wrong, right, shows, strict=True)
+            if s >= max(1.0, 0.1 * max(shows)) and w + r >= DECIDES * s
+        ), default=0.0),
+        sum(right) / max(sum(shows), 1),
     )
 
 

@@ -41,6 +41,8 @@ class SplitConfig:
     attached: float = 0.06
     """A whole thing: so many of what goes on beside it, relative to what it is made of; the sets that new objects merely hid had
     .10 and more in eight rooms, or were flat."""
+    attached_unseen: float = 0.25
+    """The same if there is only one photo: what of the thing lies on its far side goes on beside what the photo shows."""
     rises: float = 1.6
     """Height of a whole thing, in units of the gap up to which Gaussians belong together."""
     bottom: float = 0.15
@@ -129,7 +131,7 @@ def _part(instance: HullInstance, own: NDArray[np.bool_], views: Sequence[Compar
         mask = np.zeros(pixels.shape, np.uint8)
         mask[uv[seen, 1].astype(int), uv[seen, 0].astype(int)] = 1
         masks.append((cv2.dilate(mask, np.ones((5, 5), np.uint8)) > 0) & pixels)
-    return HullInstance(points, tuple(masks), sum(bool(m.any()) for m in masks), is_part=True)
+    return HullInstance(points, tuple(masks), sum(bool(m.any()) for m in masks), is_part=True, ground=instance.ground)
 
 
 def side_by_side(

@@ -163,7 +163,12 @@ class _Update:
         return replace(item, gaussians=item.gaussians[~beneath])
 
     def _complete(self, chronology: Chronology, views: Sequence[ComparedView]) -> Chronology:
-        """The chronology with what these photos show of places that the first visit hardly saw."""
+        """The chronology with what these photos show of places that the first visit hardly saw.
+
+        A single photo says nothing about how far away what it shows there is.
+        """
+        if len(views) < 2:
+            return chronology
         data = self.visit.scene.side_data.get("expected_residual")
         return complete_visit(
             chronology, views, self.visit.first_targets, None if data is None else data["num_views"], self.visit.looked_through,

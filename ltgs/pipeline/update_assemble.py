@@ -137,7 +137,7 @@ class _Assembly:
                 self.tracks[k] = track.extended(Presence.ABSENT)
             elif k in known and known[k].left:
                 self.tracks[k] = track.extended(Presence.ABSENT)
-                self.events.append(Event(self.time, "removed", k))
+                self.events.append(Event(self.time, "removed", k, uncertain=len(self.decisions.views) < 2))
             else:
                 cameras = [v.camera for v in self.decisions.views]
                 self.tracks[k] = track.extended(carried_presence(track, self.templates[k].kind, cameras))

@@ -27,7 +27,8 @@ from ltgs.core.progress import Progress, ProgressEvent
 from ltgs.core.scene import Scene
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model, with_backing
-from ltgs.objects.hull import seen_empty
+from ltgs.objects.ground import base_points, grounded
+from ltgs.objects.hull import HullConfig, HullInstance, hull_instances, seen_empty
 from ltgs.objects.support import SupportConfig, extent, find_support, surroundings_of
 from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.patch import Target
@@ -171,6 +172,15 @@ class VisitCaptures:
         """All photos of the first visit."""
         return [self.earlier_photo(i) for i in range(len(self.replay))]
 
+    def instances(self, views: Sequence[ComparedView], config: HullConfig, *, told: bool = False, weak: bool = False) -> list[HullInstance]:
+        """Instances of new content in the masks of some views, those that a single photo shows brought to the ground beneath them.
+
+        Args:
+            told: the record of decisions is told what was dropped. weak: see `hull_instances`.
+        """
+        found = hull_instances(views, config=config, record=self.record if told else None, weak=weak)
+        return grounded(found, views, self.up, margin_px=config.grow_px, config=self.config.register.ground)
+
     def in_support(self, own: Gaussians, views: Sequence[ComparedView], *, fitted: bool = False) -> Tensor:
         """[M] bool: which of an object's Gaussians, in the world, belong to what it stands on or leans against, in its shadow.
 
@@ -215,6 +225,21 @@ class VisitCaptures:
         return with_backing(
             template, first_pose, [p.camera for p in photos], [p.depth for p in photos], up=self.up, backend=self.backend
         )
+
+    def with_base(self, model: Model, pose: Array, views: Sequence[ComparedView]) -> Model:
+        """An object with the ground beneath it as it stood at a pose [4, 4], if it may have to be found by a single photo.
+
+        Args:
+            views: the captures without the object.
+        """
+        if len(self.shots) > 1:
+            return model
+        placed = model.seen.transformed(torch.as_tensor(pose, dtype=torch.float32))
+        level = [p for p in self._support(placed, views, self.config.support)[1] if p[:3] @ self.up >= self.config.support.level]
+        if not level:
+            return model
+        base = base_points(placed.means.double().numpy(), level[0])
+        return replace(model, base=torch.as_tensor((base - pose[:3, 3]) @ pose[:3, :3], dtype=torch.float32))
 
     def sharpened(self, template: Gaussians, first_pose: Array, cut: Cutting) -> Gaussians:
         """An object cut out of the first visit's scene, where it stood at `first_pose` [4, 4], fitted again to that visit's photos."""

@@ -19,7 +19,7 @@ from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match, match_instances
 from ltgs.objects.backing import Model
 from ltgs.objects.carve import VacatedSet, pixel_footprint
-from ltgs.objects.hull import HullInstance, hull_instances
+from ltgs.objects.hull import HullInstance
 from ltgs.objects.join import join_pieces
 from ltgs.objects.palette import pixels_like, template_palette
 from ltgs.objects.removal import hole_masks
@@ -154,7 +154,9 @@ class Decider:
         """Matches of objects, one by one, with what has their colours among content of several things, in the holes as well."""
         known = self._with_uncovered(views)
         everything = [v.mask | (h & (v.alpha < 0.6)) for v, h in zip(known, holes, strict=True)]
-        content = hull_instances([with_mask(v, m) for v, m in zip(known, everything, strict=True)], config=self.visit.config.hull.in_hole())
+        content = self.visit.instances(
+            [with_mask(v, m) for v, m in zip(known, everything, strict=True)], self.visit.config.hull.in_hole()
+        )
         found: list[Match] = []
         for object_id, obj in missing.items():
             own = template_palette(obj.model.seen, obj.last_pose[:3, :3].T @ self.visit.up, backend=self.visit.backend)
@@ -166,7 +168,7 @@ class Decider:
                 if sum(int(m.sum()) for m in like) > self.visit.config.mixed * instance.area_px:
                     continue  # all of it was looked at before
                 inside = [with_mask(v, m) for v, m in zip(known, like, strict=True)]
-                parts = hull_instances(inside, config=self.visit.config.hull.in_hole())[:2]
+                parts = self.visit.instances(inside, self.visit.config.hull.in_hole())[:2]
                 own_matches += self._match({object_id: obj}, parts, views, by_colour=True)[0] if parts else []
             if own_matches:
                 found.append(max(own_matches, key=lambda m: m.hypothesis.gain))
@@ -219,13 +221,13 @@ class Decider:
         """
         config, most, views = self.visit.config.hull, self.visit.config.max_objects, self._with_uncovered(views)
         outside = [with_mask(v, v.mask & (~h | r.other)) for v, h, r in zip(views, holes, self.revealed, strict=True)]
-        instances = hull_instances(outside, config=config, record=self.visit.record, weak=bool(known))[:most]
+        instances = self.visit.instances(outside, config, told=True, weak=bool(known))[:most]
         num_outside = sum(not i.is_weak for i in instances)
         if known:
             open_now = [h & (v.mask | (v.alpha < 0.6)) for v, h in zip(views, holes, strict=True)]
             inside = [with_mask(v, o) for v, o in zip(views, open_now, strict=True)]
-            instances += hull_instances(inside, config=config.in_hole())[:most]
-            across = hull_instances([with_mask(v, v.mask | o) for v, o in zip(views, open_now, strict=True)], config=config.in_hole())
+            instances += self.visit.instances(inside, config.in_hole())[:most]
+            across = self.visit.instances([with_mask(v, v.mask | o) for v, o in zip(views, open_now, strict=True)], config.in_hole())
             instances += [i for i in across if 0.15 < _share_in(i, holes) < 0.85][:most]
             instances += [part for i in instances for part in split_instance(i, views, self.visit.config.split)]
             instances = _distinct(instances, num_outside, self.visit.config.same)[: num_outside + 3 * most]
@@ -288,7 +290,7 @@ class Decider:
             for object_id in owners[owners > 0].unique().tolist():
                 share = float((owners == object_id).sum()) / max(1, int((self.visit.ids == object_id).sum()))
                 if share > 0.4 and object_id not in known and self.visit.old.templates[object_id].kind == "object":
-                    known[object_id] = self._stored(object_id, left=True)
+                    known[object_id] = self._stored(object_id, views, left=True)
             still = vacated.members[(owners == BACKGROUND_ID) | torch.isin(owners, torch.tensor(surfaces, dtype=owners.dtype))]
             if len(still) < max(8, 0.5 * len(vacated.members)):
                 continue
@@ -303,14 +305,13 @@ class Decider:
                 own, footing = self._cutting(still[~beneath], surfaces), self._cutting(still[beneath], surfaces)
                 template, pose = framed(own.gaussians)
                 template = self.visit.sharpened(template, pose, own)
-                known[next_id] = KnownObject(
-                    next_id, template, pose, True, self.visit.model(template, pose), own, footing if beneath.any() else None
-                )
+                model = self.visit.with_base(self.visit.model(template, pose), pose, views)
+                known[next_id] = KnownObject(next_id, template, pose, True, model, own, footing if beneath.any() else None)
                 next_id += 1
         for object_id, track in self.visit.old.tracks.items():
             absent = track.presence[-1] == Presence.ABSENT
             if absent and object_id not in known and self.visit.old.templates[object_id].kind == "object":
-                known[object_id] = self._stored(object_id, left=False)
+                known[object_id] = self._stored(object_id, views, left=False)
 
     def _patch_of(self, members: Tensor, surfaces: Sequence[int]) -> int:
         """The surface that most of a set belongs to, 0 if none: a patch of it was wrong, but no thing has left.
@@ -330,10 +331,11 @@ class Decider:
             {k: r for k, r in rows.items() if len(r)},
         )
 
-    def _stored(self, object_id: int, *, left: bool) -> KnownObject:
+    def _stored(self, object_id: int, views: Sequence[ComparedView], *, left: bool) -> KnownObject:
         template, track = self.visit.old.templates[object_id].gaussians, self.visit.old.tracks[object_id]
         at_first = track.presence[0] == Presence.PRESENT
         model = self.visit.model(template, track.world_from_object[0]) if at_first else Model(template)
+        model = self.visit.with_base(model, track.last_pose(), views)
         return KnownObject(object_id, template, track.last_pose(), left, model)
 
 

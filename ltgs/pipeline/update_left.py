@@ -153,7 +153,10 @@ class Departures:
         link = self.visit.config.carve.link_px * pixel_footprint(views)
         beneath = self.visit.in_support(everything[members], views).numpy()
         points, rest = (everything.means[rows].double().numpy() for rows in (members, others))
-        return is_whole(points, beneath, rest, link, up=self.visit.up, config=self.visit.config.split)
+        config = self.visit.config.split
+        if len(views) == 1:
+            config = replace(config, attached=config.attached_unseen)
+        return is_whole(points, beneath, rest, link, up=self.visit.up, config=config)
 
     def with_inside(
         self, sets: Sequence[VacatedSet], kept: Tensor, placed: Sequence[Gaussians], views: Sequence[ComparedView]

@@ -45,7 +45,7 @@ def review(chronology: Chronology, visit: VisitCaptures, camouflaged: Collection
             chronology = (_as_surface if patch else _dropped)(chronology, event.object_id)
             reason = "fitted to the photos it explains too little of them"
         elif event.kind != "appeared" and gain[0] < config.known_mean:
-            chronology = _not_found(chronology, event.object_id)
+            chronology = _not_found(chronology, event.object_id, sure=len(views) > 1)
             reason = "fitted there the object explains too little of the photos"
         else:
             continue
@@ -75,13 +75,17 @@ def _dropped(chronology: Chronology, object_id: int) -> Chronology:
     )
 
 
-def _not_found(chronology: Chronology, object_id: int) -> Chronology:
-    """A known object that is not there at the last time; if it had stood somewhere before, it was removed."""
+def _not_found(chronology: Chronology, object_id: int, *, sure: bool) -> Chronology:
+    """A known object that is not there at the last time; if it had stood somewhere before, it was removed.
+
+    Args:
+        sure: more than one photo says so.
+    """
     time, events = chronology.num_times - 1, []
     for event in chronology.events:
         if event.object_id != object_id or event.time != time:
             events.append(event)
         elif event.kind == "moved":
-            events.append(replace(event, kind="removed", translation=0.0, rotation_deg=0.0, uncertain=False, note=""))
+            events.append(replace(event, kind="removed", translation=0.0, rotation_deg=0.0, uncertain=not sure, note=""))
     gone = with_entry(chronology.tracks[object_id], time, Entry.absent())
     return replace(chronology, events=tuple(events), tracks={**chronology.tracks, object_id: gone})

@@ -72,6 +72,28 @@ def test_a_speck_in_a_single_photo_proves_nothing() -> None:
     assert RemovalBenefit(0.5, 400, 0.0, 0.9, 1).refusal(CarveConfig(), 300_000)
 
 
+def test_a_single_photo_is_enough_where_it_leaves_no_doubt() -> None:
+    clear = RemovalBenefit(0.5, 400, 0.0, 0.9, 1, contradicted=0.9, confirmed=0.02)
+    assert not clear.refusal(CarveConfig(), 300_000)
+    assert not replace(clear, altered_px=4000, holes=0.7).refusal(CarveConfig(), 300_000)
+    for doubt in ({"explained": 0.4}, {"contradicted": 0.7}, {"confirmed": 0.1}, {"outline": 0.7}):
+        assert replace(clear, **doubt).refusal(CarveConfig(), 300_000)
+        assert replace(clear, altered_px=4000, holes=0.7, **doubt).refusal(CarveConfig(), 300_000)
+
+
+def test_a_photo_that_says_next_to_nothing_is_no_word_for_a_set() -> None:
+    thing = square(20, 40)
+    before = view(thing, thing * 2.0, 0.5)
+    mute = replace(before, score=np.full_like(before.score, 0.4), agreed=np.zeros_like(thing))
+    shown = before.shown.copy()
+    shown[thing] = 0.2
+    views = [before, before, mute]
+    said = removal_benefit(views, [replace(v, shown=shown) for v in views])
+    assert said.num_views == 3 and said.contradicted == 1 and said.confirmed == 0
+    silent = removal_benefit([mute, mute], [replace(mute, shown=shown)] * 2)
+    assert silent.contradicted == 0 and not silent.contradicts(CarveConfig(), SIZE * SIZE)
+
+
 def test_removing_the_right_thing_explains_its_whole_region() -> None:
     changed = square(20, 40)
     before = view(changed, changed * 2.0, 0.5)

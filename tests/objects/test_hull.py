@@ -84,6 +84,14 @@ def test_content_that_differs_too_little_is_dropped_and_recorded():
     assert np.linalg.norm(np.array(found.centre) - [0.2, -0.1, 0.15]) < 0.06
 
 
+def test_content_that_nothing_confirms_must_differ_more():
+    views = [view_of_spheres(e, [((0.2, -0.1, 0.15), 0.15)]) for e in EYES]
+    nearly = [replace(v, score=v.score * 0.5) for v in views]
+    assert len(hull_instances(nearly)) == 1 and hull_instances(nearly[:1]) == []
+    (weak,) = hull_instances(nearly[:1], weak=True)
+    assert weak.is_weak and len(hull_instances(views[:1])) == 1
+
+
 def test_cluster_points_separates_by_distance():
     rng = np.random.default_rng(0)
     points = np.concatenate([rng.normal(0, 0.02, (200, 3)), rng.normal(0, 0.02, (200, 3)) + [1, 0, 0]])

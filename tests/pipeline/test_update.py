@@ -123,6 +123,23 @@ def test_moved_object_keeps_its_identity_and_gets_its_pose(start):
     assert content.verdict == "matched" and np.linalg.norm(np.array(content.centre[:2]) - [-0.05, 0.4]) < 0.1
 
 
+def test_a_single_photo_tells_where_an_object_went_because_it_stands_on_the_floor(start):
+    moved = Gaussians.concatenate([FLOOR, at(BOX, 0.05, 0.42, 40)])
+    scene, events = advance(start, shots(moved, 1, count=1))
+    assert sorted(e.kind for e in events) == ["moved", "removed"] and all(e.uncertain for e in events)
+    (pose,) = [scene.chronology.tracks[e.object_id].world_from_object[1] for e in events if e.kind == "moved"]
+    np.testing.assert_allclose(pose[:2, 3], [0.05, 0.42], atol=0.04)
+
+
+def test_a_single_photo_tells_where_a_new_object_stands(start):
+    scene, events = advance(start, shots(Gaussians.concatenate([FIRST, at(box((0.2, 0.2, 0.3), 23), 0.35, -0.3)]), 1, count=1))
+    assert [(e.kind, e.uncertain) for e in events] == [("appeared", True)]
+    k = events[0].object_id
+    middle = scene.chronology.templates[k].gaussians.means.median(0).values.numpy()
+    place = scene.chronology.tracks[k].world_from_object[1, :3, 3] + middle
+    np.testing.assert_allclose(place[:2], [0.35, -0.3], atol=0.08)
+
+
 @pytest.mark.parametrize("turn", [35, 180])
 def test_an_object_turned_in_place_has_moved(start, turn):
     turned = Gaussians.concatenate([FLOOR, at(BOX, 0.28, 0.12, turn), at(SMALL, -0.3, -0.2)])
