@@ -16,7 +16,7 @@ from ltgs.io.posed import PosedPhoto
 from ltgs.poses.database import camera_key, from_pycolmap, guessed_camera, rigid4, to_pycolmap
 from ltgs.poses.features import FeatureConfig, PhotoFeatures, PhotoInput, detection_scale, features_of_all
 from ltgs.poses.gauge import camera_center
-from ltgs.poses.map import LocalizationMap
+from ltgs.poses.map import LocalizationMap, MapPhoto
 from ltgs.poses.mapping import wild_camera
 from ltgs.poses.matching import match_descriptors, nearest_photos, preview_indices, preview_stack, unit_descriptors
 
@@ -44,6 +44,9 @@ class LocalizeConfig:
     """Angle between matched descriptors, radians."""
     max_error_px: float = 6.0
     """RANSAC inlier threshold for a photo detected at 1600 px; scales with the detection size, plus one pixel."""
+    resized: float = 0.95
+    """Inliers with the lens of a base photo, brought to another size, relative to those with a fitted focal length: so many are enough
+    for it to be the same lens."""
     min_inliers: int = 15
     """Fewest inliers of a believed pose (COLMAP uses 30 for a map of its own, 15 for single pairs)."""
     min_inlier_ratio: float = 0.06
@@ -188,7 +191,10 @@ def _solve(base: LocalizationMap, photo: PhotoInput, pairs: _Pairs, config: Loca
     found = [s for s in tried if s is not None]
     if not found:
         return f"no consistent pose from {len(pairs.xy)} matches with the first visit: another place?"
-    return max(found, key=lambda s: s.inliers)
+    best = max(found, key=lambda s: s.inliers)
+    known = max((s for s in found if s.known), key=lambda s: s.inliers, default=None)
+    # A fitted focal length explains a few more matches than the right one: it also explains their errors.
+    return known if known is not None and known.inliers >= config.resized * best.inliers else best
 
 
 def _judge(base: LocalizationMap, photo: PhotoInput, solution: _Solution | str, config: LocalizeConfig) -> LocalizedPhoto:
@@ -205,7 +211,8 @@ def _judge(base: LocalizationMap, photo: PhotoInput, solution: _Solution | str, 
 
 
 def _cameras(base: LocalizationMap, photo: PhotoInput, nearest: Sequence[int]) -> list[tuple[pycolmap.Camera, bool]]:
-    """Intrinsics to try: those of a base photo by the same camera, and a guess whose focal length is then fitted."""
+    """Intrinsics to try: those of a base photo by the same camera, perhaps at another size, and a guess whose focal length is then
+    fitted."""
     key = camera_key(photo)
     for index in [*nearest, *range(len(base.photos))]:
         known = base.photos[index]
@@ -216,10 +223,18 @@ def _cameras(base: LocalizationMap, photo: PhotoInput, nearest: Sequence[int]) -
             return [(to_pycolmap(known.posed), True)]
     options = [(guessed_camera(photo.width, photo.height, photo.focal_px), False)]
     for index in nearest[:1]:
-        known_posed = base.photos[index].posed
-        if abs(known_posed.width / known_posed.height - photo.width / photo.height) < 0.01:
-            options.append((to_pycolmap(known_posed.resized(photo.width, photo.height)), False))
+        known = base.photos[index]
+        if abs(known.posed.width / known.posed.height - photo.width / photo.height) < 0.01:
+            resized = to_pycolmap(known.posed.resized(photo.width, photo.height))
+            options += [(resized, trusted) for trusted in (False, True)[: 1 + _same_lens(known, photo)]]
     return options
+
+
+def _same_lens(known: MapPhoto, photo: PhotoInput) -> bool:
+    """Whether two photos name the same camera, and the same focal length relative to their size."""
+    if known.camera_model != photo.camera_model or known.focal_prior_px is None or photo.focal_px is None:
+        return False
+    return abs(known.focal_prior_px / known.posed.width / (photo.focal_px / photo.width) - 1) < 0.01
 
 
 def _estimate(

@@ -64,6 +64,19 @@ def test_an_unknown_lens_is_fitted_once_for_the_visit(first_visit: FirstVisit) -
     assert errors.center.max() < 0.12 and errors.rotation_deg.max() < 1
 
 
+def test_smaller_copies_keep_the_lens_of_the_first_visit(first_visit: FirstVisit) -> None:
+    """The same camera at another size has its lens, unless its focal length says that it was zoomed."""
+    lens = first_visit.result.posed[next(iter(first_visit.result.posed))].params[0] / 320
+    for focal, same in ((225.0, True), (280.0, False)):
+        photos, _ = shoot(
+            Place(), first_visit.folder / f"t{focal:.0f}", arc(2, 0.3, 0.62, 2.9), focal=focal, size=(240, 180), focal_prior=focal, k1=-0.1
+        )
+        found = localize_photos(first_visit.result.map, photos, config=CONFIG)
+        for f in found:
+            assert f.posed is not None, f.localization.reason
+            assert abs(f.posed.params[0] / 240 / lens - 1) < 1e-9 if same else abs(f.posed.params[0] / focal - 1) < 0.06
+
+
 def test_photos_of_another_place_are_rejected(first_visit: FirstVisit, later) -> None:
     foreign, _ = shoot(Place(seed=5), first_visit.folder / "foreign", arc(2))
     mixed = [later[0][0], *foreign]
