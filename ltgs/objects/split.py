@@ -41,7 +41,7 @@ class SplitConfig:
     attached: float = 0.06
     """A whole thing: so many of what goes on beside it, relative to what it is made of; the sets that new objects merely hid had
     .10 and more in eight rooms, or were flat."""
-    attached_unseen: float = 0.25
+    attached_unseen: float = 0.12
     """The same if there is only one photo: what of the thing lies on its far side goes on beside what the photo shows."""
     rises: float = 1.6
     """Height of a whole thing, in units of the gap up to which Gaussians belong together."""

@@ -84,9 +84,9 @@ class NewContent:
         return None
 
     def for_sure(self, instances: Sequence[HullInstance], views: Sequence[ComparedView]) -> list[HullInstance]:
-        """Instances that are no known object in another light, and stand where the first visit's photos looked through, or where
-        an object stood that has left since."""
-        instances = [i for i in instances if not self._relit(i, views)]
+        """Instances that are no known object in another light, of which the photos tell the place, and which stand where the first
+        visit's photos looked through, or where an object stood that has left since."""
+        instances = [i for i in instances if not self._relit(i, views) and not self._adrift(i, views)]
         if not self.visit.replay or not instances:
             return instances
         new = []
@@ -99,6 +99,14 @@ class NewContent:
                 self.visit.record.verdict(instance, "newly seen", reason="no earlier photo had looked through its place")
                 self.visit.undecided.append("Something differs where no earlier photo had looked: newly seen, not counted as new.")
         return new
+
+    def _adrift(self, instance: HullInstance, views: Sequence[ComparedView]) -> bool:
+        """Whether nothing says how far away new content is: one photo, in which it is not seen to stand on anything."""
+        if len(views) > 1 or instance.ground is not None:
+            return False
+        self.visit.record.verdict(instance, "dropped", reason="a single photo, in which it is not seen what it stands on")
+        self.visit.undecided.append("Something is new in the only photo, which does not show what it stands on: not counted.")
+        return True
 
     def camouflaged(self, instance: HullInstance, views: Sequence[ComparedView]) -> bool:
         """Whether new content has the colours of what lies around it: then it may be an error of the scene."""

@@ -111,3 +111,14 @@ def test_content_found_twice_is_searched_once_but_what_came_first_stays() -> Non
     whole, again, half = content(slice(0, 10)), content(slice(0, 11)), content(slice(0, 5), part=True)
     assert _distinct([whole, again, half, again, half], 1, 0.8) == [whole, half]
     assert _distinct([whole, again, half], 2, 0.8) == [whole, again, half]
+
+
+def test_one_photo_in_which_nothing_carries_new_content_does_not_place_it(visit: VisitCaptures) -> None:
+    (shot, *_), pixels = visit.before(), content(visit, 60).pixels[:1]
+    afloat = HullInstance(np.random.default_rng(0).normal(0, 0.02, (200, 3)) + [0.9, 0.9, 0.4], pixels, 1)
+    assert NewContent(visit).for_sure([afloat], [shot]) == []
+    assert any("does not show what it stands on" in line for line in visit.undecided)
+    held = replace(afloat, ground=np.array([0.0, 0.0, 1.0, 0.0]))
+    assert NewContent(visit).for_sure([held], [shot]) == [held]
+    twice = replace(afloat, pixels=pixels * 2, num_views=2)
+    assert NewContent(visit).for_sure([twice], [shot, shot]) == [twice], "two photos tell by themselves"
