@@ -12,9 +12,6 @@ from numpy.typing import NDArray
 from ltgs.core.views import ComparedView
 
 TOO_FEW = "too few pixels"
-DECIDES = 0.2
-"""Share of the pixels that a photo shows of a set of which it must say something: in a dark place, or where little is known, it may
-say next to nothing, which is no word for the set."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ class RemovalBenefit:
     num_views: int
     """Photos that take part, with at least a tenth of the pixels of the one with most."""
     contradicted: float = 0.0
-    """Share of all pixels the set shows in that speak of change, least of the photos that take part and decide anything."""
+    """Share of all pixels the set shows in that speak of change, least of the photos that take part."""
     confirmed: float = 0.0
     """Share of them, over all photos, that agree."""
 
@@ -156,13 +153,13 @@ def removal_benefit(before: Sequence[ComparedView], after: Sequence[ComparedView
     """Compare the captures with the state with and without a set."""
     explained, holes, covered, regions = 0.0, 0, 0, 0
     pixels: list[int] = []
-    shows, wrong, right = [], [], []
+    shows, wrong, right = [], [], 0
     for b, a in zip(before, after, strict=True):
         altered = altered_pixels(b, a)
         shown = altered & (b.alpha > 0.5)
         shows.append(int(shown.sum()))
         wrong.append(int((shown & (b.score > 0.6)).sum()))
-        right.append(int((shown & b.agreed & (b.score <= 0.6)).sum()))
+        right += int((shown & b.agreed & (b.score <= 0.6)).sum())
         count, labels = cv2.connectedComponents(b.mask.astype(np.uint8), connectivity=8)
         overlap = np.bincount(labels[altered & b.mask], minlength=count)
         touched = overlap >= max(1.0, 0.2 * overlap.sum())
@@ -178,11 +175,8 @@ def removal_benefit(before: Sequence[ComparedView], after: Sequence[ComparedView
     return RemovalBenefit(
         explained / max(total - holes, 1), total, holes / max(total, 1), covered / max(regions, 1),
         sum(p >= max(1.0, 0.1 * most) for p in pixels),
-        min((
-            w / s for w, r, s in zip(wrong, right, shows, strict=True)
-            if s >= max(1.0, 0.1 * max(shows)) and w + r >= DECIDES * s
-        ), default=0.0),
-        sum(right) / max(sum(shows), 1),
+        min((w / s for w, s in zip(wrong, shows, strict=True) if s >= max(1.0, 0.1 * max(shows))), default=0.0),
+        right / max(sum(shows), 1),
     )
 
 

@@ -81,19 +81,6 @@ def test_a_single_photo_is_enough_where_it_leaves_no_doubt() -> None:
         assert replace(clear, altered_px=4000, holes=0.7, **doubt).refusal(CarveConfig(), 300_000)
 
 
-def test_a_photo_that_says_next_to_nothing_is_no_word_for_a_set() -> None:
-    thing = square(20, 40)
-    before = view(thing, thing * 2.0, 0.5)
-    mute = replace(before, score=np.full_like(before.score, 0.4), agreed=np.zeros_like(thing))
-    shown = before.shown.copy()
-    shown[thing] = 0.2
-    views = [before, before, mute]
-    said = removal_benefit(views, [replace(v, shown=shown) for v in views])
-    assert said.num_views == 3 and said.contradicted == 1 and said.confirmed == 0
-    silent = removal_benefit([mute, mute], [replace(mute, shown=shown)] * 2)
-    assert silent.contradicted == 0 and not silent.contradicts(CarveConfig(), SIZE * SIZE)
-
-
 def test_removing_the_right_thing_explains_its_whole_region() -> None:
     changed = square(20, 40)
     before = view(changed, changed * 2.0, 0.5)

@@ -120,5 +120,3 @@ def test_one_photo_in_which_nothing_carries_new_content_does_not_place_it(visit:
     assert any("does not show what it stands on" in line for line in visit.undecided)
     held = replace(afloat, ground=np.array([0.0, 0.0, 1.0, 0.0]))
     assert NewContent(visit).for_sure([held], [shot]) == [held]
-    twice = replace(afloat, pixels=pixels * 2, num_views=2)
-    assert NewContent(visit).for_sure([twice], [shot, shot]) == [twice], "two photos tell by themselves"
