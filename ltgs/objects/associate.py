@@ -51,8 +51,8 @@ class AssociateConfig:
     """Likeness of the colours (see `objects.palette`) from which less must be explained, and from which that much less."""
     unlike: float = 0.74
     """A pair whose colours are less alike is not tried."""
-    min_gain_single: float = 0.4
-    """What a pair must explain at least if a single photo shows the content: right ones had .46 to .82, wrong ones up to .36."""
+    min_gain_single: float = 0.38
+    """What a pair must explain at least if a single photo shows the content: right ones had .39 to .82, wrong ones up to .36."""
     min_gain_unlike: float = 0.75
     """What a pair of that likeness must explain; it falls to `min_gain` where they are alike. A bottle drawn half into the table
     explained 0.35 of a ball of likeness 0.77; right pairs of less than 0.8 were not among 60."""
