@@ -68,6 +68,10 @@ class Revealed:
     other: NDArray[np.bool_]
     """[H, W] pixels where it could be seen, but something else is."""
 
+    def with_patch(self, depth: Array, own: NDArray[np.bool_], other: NDArray[np.bool_]) -> Revealed:
+        """Another plane added: its depth [H, W], where it is shown, and where something else is seen."""
+        return Revealed(self.mask | own, np.where(own, depth, self.depth).astype(np.float32), (self.other | other) & ~own)
+
     def shown_in(self, view: ComparedView, slack: float) -> ComparedView:
         """The view with what was uncovered taken for known, but for what is drawn before it."""
         now = self.mask & ((view.alpha < 0.5) | (view.depth > self.depth * (1 - slack)))
@@ -92,7 +96,7 @@ def find_revealed(
     """
     config, earlier = config or RevealConfig(), earlier or EarlierConfig()
     found = [Revealed(np.zeros(v.mask.shape, bool), np.zeros(v.mask.shape, np.float32), np.zeros(v.mask.shape, bool)) for v in views]
-    lights = [_in_one_light(v) for v in views]
+    lights = [v.in_first_light(clip=False).astype(np.float32) for v in views]
     for patch in patches:
         depths = [_depth_on(v.camera, patch) for v in views]
         open_to = [
@@ -111,21 +115,18 @@ def find_revealed(
                     look_at_surface(points, other.camera, surfaces[j], lights[j], earlier.depth_slack)
                     for j, other in enumerate(views) if j != i
                 ]
-                own = _agreeing(view, looks, asked, config, earlier) & _usual(view, patch, open_to[i], config)
-                own = asked & (cv2.blur(own.astype(np.float32), (5, 5)) > 0.5)
-                seen = asked & np.any([look.seen for look in looks], axis=0) & ~own
-                seen = cv2.morphologyEx(seen.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)) > 0
-                found[i] = Revealed(
-                    found[i].mask | own, np.where(own, depths[i], found[i].depth).astype(np.float32), (found[i].other | seen) & ~own
-                )
+                usual = _usual(view, patch, open_to[i], config)
+                found[i] = found[i].with_patch(depths[i], *_shown(_agreeing(view, looks, asked, config, earlier) & usual, asked, looks))
     return found
 
 
-def _in_one_light(view: ComparedView) -> Image:
-    """[H, W, 3] a photo in the light of the scene."""
-    matrix = view.colour_affine
-    ungained = view.photo / np.maximum(view.gain, 0.1)
-    return ((ungained - matrix[:, 3]) @ np.linalg.pinv(matrix[:, :3]).T).astype(np.float32)
+def _shown(
+    agreeing: NDArray[np.bool_], asked: NDArray[np.bool_], looks: Sequence[Look]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where the photos agree about a surface, and where they see its place, but something else there: [H, W] each."""
+    own = asked & (cv2.blur(agreeing.astype(np.float32), (5, 5)) > 0.5)
+    seen = asked & np.any([look.seen for look in looks], axis=0) & ~own
+    return own, cv2.morphologyEx(seen.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)) > 0
 
 
 def _depth_on(camera: Camera, patch: PlanePatch) -> Array:

@@ -41,3 +41,16 @@ class ComparedView:
         gain = self.gain[rows or slice(None), columns or slice(None)]
         matrix = self.colour_affine.astype(np.float32)
         return np.clip((rgb @ matrix[:, :3].T + matrix[:, 3]) * gain, 0, 1)
+
+    def in_first_light(
+        self, rows: NDArray[np.intp] | slice = slice(None), columns: NDArray[np.intp] | slice = slice(None), *, clip: bool = True
+    ) -> NDArray[np.float64]:
+        """[..., 3] the capture at some pixels, all by default, in the first visit's light; the opposite of `light`.
+
+        Args:
+            clip: bring what a brighter light had cut off back to [0, 1].
+        """
+        ungained = self.photo[rows, columns].astype(np.float64) / np.maximum(self.gain[rows, columns], 0.1)
+        matrix = self.colour_affine
+        rgb = (ungained - matrix[:, 3]) @ np.linalg.pinv(matrix[:, :3]).T
+        return np.clip(rgb, 0, 1) if clip else rgb

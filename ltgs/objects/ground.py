@@ -242,7 +242,7 @@ def _seen_below(
 def _points(view: ComparedView, pixels: NDArray[np.bool_]) -> Array:
     """[M, 3] what is known at some pixels."""
     rows, columns = np.nonzero(pixels)
-    return unproject(view.camera, rows, columns, view.depth[rows, columns])
+    return unproject(view.camera, rows, columns, view.depth[rows, columns].astype(np.float64))
 
 
 def _depths(view: ComparedView, points: Array) -> Array:

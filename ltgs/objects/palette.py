@@ -20,7 +20,6 @@ from ltgs.core.gaussians import Gaussians, template_radius
 from ltgs.core.views import ComparedView
 from ltgs.imaging.masks import grown
 from ltgs.objects.hull import HullInstance
-from ltgs.objects.templates import unlight
 from ltgs.render import render
 
 Array = NDArray[np.float64]
@@ -101,7 +100,7 @@ def _seen_from(template: Gaussians, center: Array, up: Array, backend: str) -> N
 def content_palette(instance: HullInstance, views: Sequence[ComparedView]) -> Array | None:
     """The palette of new content: the photos' colours inside its outlines, brought back to the scene's light."""
     colours = [
-        unlight(view, view.photo[mask], *mask.nonzero()) for view, mask in zip(views, instance.pixels, strict=True) if mask.any()
+        view.in_first_light(*mask.nonzero()) for view, mask in zip(views, instance.pixels, strict=True) if mask.any()
     ]
     return palette(np.concatenate(colours)) if colours else None
 
@@ -134,7 +133,7 @@ def pixels_like(own: Array, instance: HullInstance, views: Sequence[ComparedView
     for view, mask in zip(views, instance.pixels, strict=True):
         rows, columns = mask.nonzero()
         share = np.zeros(mask.shape, np.float32)
-        share[mask] = ratio[_bins(unlight(view, view.photo[mask], rows, columns))] if len(rows) else 0
+        share[mask] = ratio[_bins(view.in_first_light(rows, columns))] if len(rows) else 0
         sigma = WINDOW * max(mask.shape)
         weight = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), sigma)
         out.append(mask & (cv2.GaussianBlur(share, (0, 0), sigma) > LIKE * np.maximum(weight, 1e-3)))

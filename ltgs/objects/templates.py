@@ -101,13 +101,6 @@ def _seed_gaussians(points: Array, colours: Array, spacing: Array, opacity: floa
     )
 
 
-def unlight(view: ComparedView, rgb: Array, rows: NDArray, columns: NDArray) -> Array:
-    """[M, 3] capture colours at pixels back to the first visit's light, clipped to [0, 1]."""
-    ungained = rgb / np.maximum(view.gain[rows, columns], 0.1)
-    matrix = view.colour_affine
-    return np.clip((ungained - matrix[:, 3]) @ np.linalg.pinv(matrix[:, :3]).T, 0, 1)
-
-
 def build_template(
     instance: HullInstance,
     views: Sequence[ComparedView],
@@ -203,7 +196,7 @@ def _hull_samples(
         inside = mask[rows, columns]
         front_in[shown] |= near & inside
         weight = np.where(near, 1.0, 0.05) * np.where(inside, 1.0, 0.02)
-        colour_sum[shown] += weight[:, None] * unlight(view, view.photo[rows, columns].astype(float), rows, columns)
+        colour_sum[shown] += weight[:, None] * view.in_first_light(rows, columns)
         weight_sum[shown] += weight
     colours = colour_sum / np.maximum(weight_sum, 1e-9)[:, None]
     index = np.flatnonzero(front_in) if surface_only and front_in.sum() >= 8 else np.flatnonzero(weight_sum > 0)
@@ -252,7 +245,7 @@ def revealed_surface(
         if len(rows) == 0:
             continue
         spacing = z / view.camera.K[0, 0] * config.surface_step * 0.7
-        colours = unlight(view, view.photo[rows, columns].astype(float), rows, columns)
+        colours = view.in_first_light(rows, columns)
         parts.append(_seed_gaussians(world, colours, spacing, 0.9, sh_degree))
     return Gaussians.concatenate(parts) if parts else None
 

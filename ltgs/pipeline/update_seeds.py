@@ -12,7 +12,6 @@ from ltgs.core.views import ComparedView
 from ltgs.depth.seeds import ObjectSeeds, SeedConfig, seed_object
 from ltgs.depth.sweep import SweepView
 from ltgs.objects.hull import HullInstance
-from ltgs.objects.templates import unlight
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -52,7 +51,7 @@ class StereoSeeds:
             return None
         if not self._swept:
             self._swept = [sweep_view(v, self.grow_px) for v in self.views]
-            self._colours = [first_light(v) for v in self.views]
+            self._colours = [v.in_first_light() for v in self.views]
         found = seed_object(self._swept, instance.pixels, hull, colours=self._colours, config=self.config)
         if not found.reliable(self.config):
             return None
@@ -81,9 +80,3 @@ def sweep_view(view: ComparedView, grow_px: int) -> SweepView:
     content = (cv2.dilate(view.mask.astype(np.uint8), kernel) > 0) | ~view.agreed
     surface = np.where(view.alpha > 0.5, view.depth, np.float32(np.nan)).astype(np.float32)
     return SweepView(view.camera, (np.clip(view.photo, 0, 1) * 255).round().astype(np.uint8), content, surface)
-
-
-def first_light(view: ComparedView) -> NDArray[np.float64]:
-    """[H, W, 3] the photo in the first visit's light."""
-    rows, columns = np.indices(view.mask.shape).reshape(2, -1)
-    return unlight(view, view.photo.reshape(-1, 3).astype(np.float64), rows, columns).reshape(view.photo.shape)

@@ -18,7 +18,6 @@ from ltgs.objects.hull import HullInstance
 from ltgs.objects.join import join_pieces
 from ltgs.objects.palette import content_palette, likeness, likeness_to_surroundings, palette, pixels_like, template_palette
 from ltgs.objects.split import split_instance
-from ltgs.objects.templates import unlight
 
 UP = np.array([0.0, 0, 1])
 SIZE = 60
@@ -54,7 +53,7 @@ def test_content_is_compared_in_the_light_of_the_scene() -> None:
     mask = np.zeros((SIZE, SIZE), bool)
     mask[10:40, 20:50] = True
     shot = view(((true @ AFFINE[:, :3].T + AFFINE[:, 3]) * 0.8).astype(np.float32), mask)
-    np.testing.assert_allclose(unlight(shot, shot.photo[mask], *mask.nonzero()), true[mask], atol=1e-5)
+    np.testing.assert_allclose(shot.in_first_light(*mask.nonzero()), true[mask], atol=1e-5)
     found = content_palette(HullInstance(np.zeros((1, 3)), (mask, np.zeros_like(mask)), 1), [shot, shot])
     assert likeness(found, palette(true[mask])) == pytest.approx(1, abs=1e-3)
     assert likeness(palette(shot.photo[mask]), palette(true[mask])) < 0.8  # type: ignore[operator]
