@@ -52,7 +52,7 @@ class AssociateConfig:
     unlike: float = 0.74
     """A pair whose colours are less alike is not tried."""
     min_gain_single: float = 0.38
-    """What a pair must explain at least if a single photo shows the content: right ones had .39 to .82, wrong ones up to .36."""
+    """What a pair must explain at least if there is only one photo: right ones had .39 to .82, wrong ones up to .36."""
     min_gain_unlike: float = 0.75
     """What a pair of that likeness must explain; it falls to `min_gain` where they are alike. A bottle drawn half into the table
     explained 0.35 of a ball of likeness 0.77; right pairs of less than 0.8 were not among 60."""
@@ -143,7 +143,7 @@ def match_instances(
             known[ids[row]].model, views, instances[column], scouts[pair], config=register, backend=backend
         )
         hypotheses[pair] = hypothesis
-        needed[pair] = max(_needed(alike.get(pair), config), config.min_gain_single * (instances[column].num_views < 2))
+        needed[pair] = max(_needed(alike.get(pair), config), config.min_gain_single * (len(views) == 1))
         if hypothesis.gain >= needed[pair]:
             values[pair] = hypothesis.gain + bonus.get(pair, 0.0) - (config.part_handicap if instances[column].is_part else 0.0)
         log.info(

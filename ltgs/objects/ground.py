@@ -77,7 +77,7 @@ def ground_beneath(
     tolerance = config.flat * size / view.camera.K[0, 0] * float(np.median(_depths(view, below)))
     if np.mean(np.abs(below @ up - height) <= tolerance) < config.share:
         return None
-    around = _points(view, grown(mask, max(3, round(config.ring * size))) & known)
+    around = np.concatenate([below, _points(view, grown(mask, max(3, round(config.ring * size))) & known)])
     around = around[np.abs(around @ up - height) <= tolerance]
     middle = around.mean(0)
     normal = np.linalg.svd(around - middle, full_matrices=False)[2][2]
@@ -121,18 +121,18 @@ def standing_on(
 def grounded(
     instances: Sequence[HullInstance], views: Sequence[ComparedView], up: Array, *, margin_px: int, config: GroundConfig | None = None
 ) -> list[HullInstance]:
-    """Instances of new content; those that a single photo shows reduced to where they stand, if the ground beneath them is seen."""
-    return [i if i.num_views > 1 else _grounded(i, views, up, margin_px, config or GroundConfig()) for i in instances]
+    """Instances of new content; if there is only one photo, reduced to where they stand, where the ground beneath them is seen."""
+    if len(views) != 1:
+        return list(instances)
+    return [_grounded(i, views[0], up, margin_px, config or GroundConfig()) for i in instances]
 
 
-def _grounded(
-    instance: HullInstance, views: Sequence[ComparedView], up: Array, margin_px: int, config: GroundConfig
-) -> HullInstance:
-    shown = [(v, m) for v, m in zip(views, instance.pixels, strict=True) if m.any()]
-    ground = ground_beneath(*shown[0], up, config=config) if len(shown) == 1 else None
+def _grounded(instance: HullInstance, view: ComparedView, up: Array, margin_px: int, config: GroundConfig) -> HullInstance:
+    (mask,) = instance.pixels
+    ground = ground_beneath(view, mask, up, config=config)
     if ground is None:
         return instance
-    points = standing_on(instance.points, *shown[0], ground, margin_px=margin_px, config=config)
+    points = standing_on(instance.points, view, mask, ground, margin_px=margin_px, config=config)
     log.info("content at %s stands on %s: %d of %d samples remain", instance.centroid, ground, len(points), len(instance.points))
     return replace(instance, points=points, ground=ground) if len(points) >= config.kept else instance
 
@@ -166,10 +166,7 @@ class Stand:
         cls, instance: HullInstance, views: Sequence[ComparedView], model: Model, *, config: GroundConfig | None = None
     ) -> Stand | None:
         """What holds an object that is looked for at an instance; None if the ground there is not known, or need not be."""
-        if instance.ground is None:
-            return None
-        eye = next(v.camera.center for v, m in zip(views, instance.pixels, strict=True) if m.any())
-        return cls(instance.ground, eye, model, config=config)
+        return None if instance.ground is None else cls(instance.ground, views[0].camera.center, model, config=config)
 
     def clearance(self, poses: Tensor) -> Tensor:
         """[P] height of an object's lowest points above the plane at poses [P, 4, 4]; negative below."""

@@ -50,6 +50,16 @@ def test_ground_further_below_is_taken_where_a_hole_is_right_beneath() -> None:
     assert found is not None and np.allclose(found, FLOOR, atol=1e-3)
 
 
+def test_a_small_thing_above_a_wide_hole_stands_on_what_is_seen_beyond_it() -> None:
+    rows, columns = np.nonzero(SHOT.mask)
+    tiny = np.zeros_like(SHOT.mask)
+    tiny[rows.min() : rows.min() + 4, columns.min() : columns.min() + 4] = True
+    alpha = np.zeros_like(SHOT.alpha)
+    alpha[rows.min() + 14 :] = 1
+    found = ground_beneath(replace(SHOT, alpha=alpha), tiny, UP)
+    assert found is not None and np.allclose(found, FLOOR, atol=1e-3)
+
+
 def test_a_single_photo_places_content_where_it_stands() -> None:
     (free,) = hull_instances([SHOT])
     (held,) = grounded([free], [SHOT], UP, margin_px=2)
