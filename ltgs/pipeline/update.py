@@ -40,6 +40,11 @@ METHOD = {
 }
 
 
+def _method(num_photos: int) -> dict[str, str]:
+    """How a visit of so many photos is judged."""
+    return METHOD if num_photos > 1 else METHOD | {"objects": f"{METHOD['objects']}; distances from what is seen beneath (one photo)"}
+
+
 @dataclass(frozen=True)
 class VisitUpdate:
     """Result of one update."""
@@ -124,7 +129,7 @@ class _Update:
         visit = self.visit
         return VisitUpdate(
             chronology, own_exposures(visit.fits, chronology.appearance[-1]), fit_quality(before, after),
-            visit.learned.method(METHOD) | measure.method(), tuple(visit.undecided), visit.timing, tuple(before), tuple(after),
+            visit.learned.method(_method(len(after))) | measure.method(), tuple(visit.undecided), visit.timing, tuple(before), tuple(after),
             visit.record.finish(chronology, visit.time),
         )
 
