@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -166,7 +167,9 @@ def test_control_c_ends_cleanly(tmp_path):
         store.commit(stored(make_scene(200)))
     command = [sys.executable, "-m", "viewer", str(store.path), "--no-open", "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    # A job in the background of a shell ignores Control-C, and so would what it starts.
+    listens = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=listens)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
