@@ -41,6 +41,9 @@ class SplitConfig:
     attached: float = 0.06
     """A whole thing: so many of what goes on beside it, relative to what it is made of; the sets that new objects merely hid had
     .10 and more in eight rooms, or were flat."""
+    ends: float = 0.2
+    """What goes on beside a thing is part of it if no more goes on beside that, and it is at most so much of it: where its lid has the
+    colour of what stands there now, the photos do not ask for the lid."""
     attached_unseen: float = 0.12
     """The same if there is only one photo: what of the thing lies on its far side goes on beside what the photo shows."""
     rises: float = 1.6
@@ -203,9 +206,24 @@ def is_whole(
         return False
     low, high = np.quantile(own @ up, (0.02, 0.98))
     near = others[others @ up > low + config.bottom * (high - low)]
-    attached = int(np.isfinite(cKDTree(own).query(near, distance_upper_bound=link)[0]).sum())
-    log.debug("a thing of %d at %s: rises by %.1f links, %d go on", len(own), np.median(own, axis=0), (high - low) / link, attached)
-    return high - low >= config.rises * link and attached <= config.attached * len(own)
+    beside = _beside(own, near, link, most=config.ends * len(own))
+    log.debug("a thing of %d at %s: rises by %.1f links, %s go on", len(own), np.median(own, axis=0), (high - low) / link, beside)
+    ended = beside[-1] == 0 and sum(beside) <= config.ends * len(own)
+    return high - low >= config.rises * link and (beside[0] <= config.attached * len(own) or ended)
+
+
+def _beside(own: Array, rest: Array, link: float, *, most: float) -> list[int]:
+    """How many points [K, 3] lie within a distance of a thing's [M, 3], how many more within it of these, and so on.
+
+    Ends with the first 0, or when they are more than `most` together.
+    """
+    counts, added = [], own
+    while True:
+        hit = np.isfinite(cKDTree(added).query(rest, distance_upper_bound=link)[0]) if len(rest) else np.zeros(0, bool)
+        counts.append(int(hit.sum()))
+        if counts[-1] == 0 or sum(counts) > most:
+            return counts
+        added, rest = rest[hit], rest[~hit]
 
 
 def linked(gaussians: Gaussians, radius: float) -> NDArray[np.int64]:

@@ -155,7 +155,7 @@ class Departures:
         points, rest = (everything.means[rows].double().numpy() for rows in (members, others))
         config = self.visit.config.split
         if len(views) == 1:
-            config = replace(config, attached=config.attached_unseen)
+            config = replace(config, attached=config.attached_unseen, ends=0.0)
         return is_whole(points, beneath, rest, link, up=self.visit.up, config=config)
 
     def with_inside(

@@ -59,6 +59,17 @@ def test_a_thing_is_whole_if_nothing_goes_on_beside_it() -> None:
     assert not is_whole(flat, np.zeros(len(flat), bool), others, LINK, up=UP), "a patch of ground does not rise"
 
 
+def test_a_lid_that_the_photos_do_not_ask_for_is_part_of_the_thing() -> None:
+    own, beneath = placed((0.0, 0.0))
+    points, others = own.means.double().numpy(), at(box((0.14, 0.14, 0.24), 8), 0.4, 0.0).means.double().numpy()
+    lid = (points[:, 2] > 0.235) & (points[:, 0] < 0.03)
+    assert 0.06 < lid.sum() / (~lid & ~beneath).sum() < 0.2
+    rest = np.concatenate([others, points[lid]])
+    assert is_whole(points[~lid], beneath[~lid], rest, LINK, up=UP)
+    taller = np.concatenate([points[lid] + [0, 0, k * 0.5 * LINK] for k in (1, 2)])
+    assert not is_whole(points[~lid], beneath[~lid], np.concatenate([rest, taller]), LINK, up=UP), "it goes on and on"
+
+
 def test_scattered_specks_are_no_part_of_a_thing_but_what_floats_inside_it_is() -> None:
     thing = box((0.14, 0.14, 0.24), 8, count=600)
     specks = gaussians(np.array([[0.5, 0.1, 0.1], [0.52, 0.1, 0.1], [-0.4, 0.3, 0.0]]), np.full((3, 3), 0.5), 0.004)
