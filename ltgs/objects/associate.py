@@ -143,7 +143,7 @@ def match_instances(
             known[ids[row]].model, views, instances[column], scouts[pair], config=register, backend=backend
         )
         hypotheses[pair] = hypothesis
-        needed[pair] = max(_needed(alike.get(pair), config), config.min_gain_single * (len(views) == 1))
+        needed[pair] = _needed(alike.get(pair), config, single=len(views) == 1)
         if hypothesis.gain >= needed[pair]:
             values[pair] = hypothesis.gain + bonus.get(pair, 0.0) - (config.part_handicap if instances[column].is_part else 0.0)
         log.info(
@@ -204,12 +204,17 @@ def _likenesses(
     return {pair: like for pair, like in pairs.items() if like is not None}
 
 
-def _needed(alike: float | None, config: AssociateConfig) -> float:
-    """The gain that a pair must reach."""
+def _needed(alike: float | None, config: AssociateConfig, *, single: bool = False) -> float:
+    """The gain that a pair must reach.
+
+    Args:
+        single: there is only one photo.
+    """
+    least = config.min_gain_single if single else 0.0
     if alike is None:
-        return config.min_gain
+        return max(config.min_gain, least)
     steps = (config.unlike, *config.alike)
-    return float(np.interp(alike, steps, (config.min_gain_unlike, config.min_gain, config.min_gain_alike)))
+    return max(float(np.interp(alike, steps, (config.min_gain_unlike, config.min_gain, config.min_gain_alike))), least)
 
 
 def _assign(values: Array, instances: Sequence[HullInstance], config: AssociateConfig) -> list[tuple[int, int]]:

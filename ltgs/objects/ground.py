@@ -17,7 +17,8 @@ from torch import Tensor
 from ltgs.core.views import ComparedView
 from ltgs.imaging.masks import grown
 from ltgs.objects.backing import Model
-from ltgs.objects.hull import HullInstance, in_image, project, unproject
+from ltgs.objects.hull import HullInstance, in_image, project, seen_points, unproject
+from ltgs.objects.support import fitted_plane
 
 log = logging.getLogger("ltgs.objects")
 Array = NDArray[np.float64]
@@ -77,14 +78,11 @@ def ground_beneath(
     tolerance = config.flat * size / view.camera.K[0, 0] * float(np.median(_depths(view, below)))
     if np.mean(np.abs(below @ up - height) <= tolerance) < config.share:
         return None
-    around = np.concatenate([below, _points(view, grown(mask, max(3, round(config.ring * size))) & known)])
+    around = np.concatenate([below, seen_points(view, grown(mask, max(3, round(config.ring * size))) & known)])
     around = around[np.abs(around @ up - height) <= tolerance]
-    middle = around.mean(0)
-    normal = np.linalg.svd(around - middle, full_matrices=False)[2][2]
-    normal = normal * (np.sign(normal @ up) or 1.0)
-    if normal @ up < config.level:
-        normal, middle = up, up * height
-    return np.append(normal, -normal @ middle)
+    plane = fitted_plane(around)
+    plane *= np.sign(plane[:3] @ up) or 1.0
+    return plane if plane[:3] @ up >= config.level else np.append(up, -height)
 
 
 def standing_on(
@@ -232,14 +230,8 @@ def _seen_below(
     for factor in (1, 2, 4, 8):
         below = _shifted(mask, np.round(down * gap * factor).astype(int)) & known
         if below.sum() >= config.least:
-            return _points(view, below)
+            return seen_points(view, below)
     return None
-
-
-def _points(view: ComparedView, pixels: NDArray[np.bool_]) -> Array:
-    """[M, 3] what is known at some pixels."""
-    rows, columns = np.nonzero(pixels)
-    return unproject(view.camera, rows, columns, view.depth[rows, columns].astype(np.float64))
 
 
 def _depths(view: ComparedView, points: Array) -> Array:

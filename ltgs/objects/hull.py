@@ -95,6 +95,12 @@ def unproject(camera: Camera, rows: NDArray, columns: NDArray, depth: Array) -> 
     return camera.in_world(rays.reshape(len(rays), *[1] * (depth.ndim - 1), 3) * depth[..., None])
 
 
+def seen_points(view: ComparedView, pixels: NDArray[np.bool_]) -> Array:
+    """[M, 3] the known surface at some pixels [H, W]."""
+    rows, columns = np.nonzero(pixels)
+    return unproject(view.camera, rows, columns, view.depth[rows, columns].astype(np.float64))
+
+
 def in_image(camera: Camera, uv: Array, depth: Array) -> NDArray[np.bool_]:
     """[M] bool: in front of the camera and inside its image."""
     return (depth > 1e-6) & (uv[:, 0] >= 0) & (uv[:, 0] < camera.width) & (uv[:, 1] >= 0) & (uv[:, 1] < camera.height)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ltgs.core.views import ComparedView
 from ltgs.imaging.masks import grown
-from ltgs.objects.hull import unproject
+from ltgs.objects.hull import seen_points
 
 Array = NDArray[np.float64]
 
@@ -133,11 +133,16 @@ def _sharpened(points: Array, plane: Array, share: float) -> tuple[Array, Array]
         if width <= 0 or within[first] < max(share * len(off), 8):
             return plane, off
         points = points[(off >= ordered[first]) & (off <= ordered[first] + width)]
-        middle = points.mean(0)
-        normal = np.linalg.svd(points - middle, full_matrices=False)[2][2]
-        normal *= np.sign(normal @ plane[:3]) or 1.0
-        plane = np.append(normal, -normal @ middle)
-        off = points @ normal + plane[3]
+        better = fitted_plane(points)
+        plane = better * (np.sign(better[:3] @ plane[:3]) or 1.0)
+        off = points @ plane[:3] + plane[3]
+
+
+def fitted_plane(points: Array) -> Array:
+    """[4] unit normal, of either sign, and offset of the plane that lies closest to points [S, 3] in the mean square."""
+    middle = points.mean(0)
+    normal = np.linalg.svd(points - middle, full_matrices=False)[2][2]
+    return np.append(normal, -normal @ middle)
 
 
 def _best_plane(points: Array, tolerance: float, rounds: int, rng: np.random.Generator) -> tuple[Array, NDArray[np.bool_]]:
@@ -153,9 +158,7 @@ def _best_plane(points: Array, tolerance: float, rounds: int, rng: np.random.Gen
     plane = np.append(normals[counts.argmax()], offsets[counts.argmax()])
     near = np.abs(points @ plane[:3] + plane[3]) < tolerance
     for _ in range(3):
-        middle = points[near].mean(0)
-        normal = np.linalg.svd(points[near] - middle, full_matrices=False)[2][2]
-        better = np.append(normal, -normal @ middle)
+        better = fitted_plane(points[near])
         within = np.abs(points @ better[:3] + better[3]) < tolerance
         if within.sum() <= near.sum():
             break
@@ -184,8 +187,7 @@ def surroundings_of(
         reach = camera.K[0, 0] * radius / max(float(depth), 1e-9)
         wide, narrow = (max(1, round(width * reach)) for width in (config.ring, config.gap))
         ring = grown(outline, wide) & ~grown(outline, narrow) & (view.alpha > 0.7)
-        rows, columns = np.nonzero(ring)
-        world = unproject(camera, rows, columns, view.depth[rows, columns])
+        world = seen_points(view, ring)
         out.append(world[np.linalg.norm(world - centre, axis=1) < 2.5 * radius])
     return np.concatenate(out)
 

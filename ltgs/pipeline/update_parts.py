@@ -73,9 +73,6 @@ def sinks(known: KnownObject, match: Match, up: Array, most: float) -> bool:
     return sunk > most * known.model.radius and float(np.linalg.norm(shift - shift @ up * up)) < known.model.radius
 
 
-_ONE_PHOTO = "a single photo shows it"
-
-
 def motion_event(time: int, object_id: int, known: KnownObject, match: Match) -> Event:
     pose = match.hypothesis.world_from_object
     shift = float(np.linalg.norm(pose[:3, 3] - known.last_pose[:3, 3]))
@@ -84,8 +81,9 @@ def motion_event(time: int, object_id: int, known: KnownObject, match: Match) ->
     if match.by_colours:
         note = "recognised by its colours: it shows sides that nobody saw before, so its rotation is a guess"
     kind = "moved" if known.left else "returned"
-    uncertain = match.hypothesis.ambiguous or match.by_colours or match.instance.num_views < 2
-    return Event(time, kind, object_id, shift, turn, uncertain=uncertain, note=note or _ONE_PHOTO * (match.instance.num_views < 2))
+    if match.instance.num_views < 2:
+        note = note or "a single photo shows it"
+    return Event(time, kind, object_id, shift, turn, uncertain=bool(note), note=note)
 
 
 def drawn_without(chronology: Chronology, time: int, touched: set[int]) -> Gaussians:

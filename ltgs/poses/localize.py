@@ -226,7 +226,9 @@ def _cameras(base: LocalizationMap, photo: PhotoInput, nearest: Sequence[int]) -
         known = base.photos[index]
         if abs(known.posed.width / known.posed.height - photo.width / photo.height) < 0.01:
             resized = to_pycolmap(known.posed.resized(photo.width, photo.height))
-            options += [(resized, trusted) for trusted in (False, True)[: 1 + _same_lens(known, photo)]]
+            options.append((resized, False))
+            if _same_lens(known, photo):
+                options.append((resized, True))
     return options
 
 
