@@ -117,6 +117,10 @@ class ObjectTrack:
             self.pinned,
         )
 
+    def seen_before(self, time: int) -> dict[int, Array]:
+        """The times before a given one at which it was there for sure, and its poses [4, 4] then."""
+        return {t: self.world_from_object[t] for t in range(min(time, self.num_times)) if self.presence[t] == Presence.PRESENT}
+
     def last_pose(self) -> Array:
         """[4, 4] pose at the last time one was known.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ from ltgs.core.decisions import DecisionRecorder
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model
 from ltgs.objects.hull import HullInstance
-from ltgs.objects.hypothesis import PoseHypothesis, with_guessed_rotation
+from ltgs.objects.hypothesis import PoseHypothesis, UncertaintyConfig, with_guessed_rotation
 from ltgs.objects.palette import content_palette, likeness, template_palette
 from ltgs.objects.register import (
     RegisterConfig,
@@ -86,8 +86,18 @@ class Match:
     object_id: int
     instance: HullInstance
     hypothesis: PoseHypothesis
-    by_colours: bool = False
-    """Its pose alone would explain too little: it shows a side that nobody saw before."""
+    turn_guessed: bool = False
+    """Its pose explains little, and its covariance holds any turn: it shows a side that nobody saw before."""
+    explained: float | None = None
+    """Mean drop of the change score where it was found, over the pixels that it alters there; None: not tried."""
+
+    def with_guessed_turn(self, up: Array, radius: float, *, config: UncertaintyConfig | None = None) -> Match:
+        """The match with a covariance that holds any turn about the vertical `up` [3].
+
+        Args:
+            radius: the object's, scene units.
+        """
+        return replace(self, hypothesis=with_guessed_rotation(self.hypothesis, up, radius, config=config), turn_guessed=True)
 
 
 def match_instances(
@@ -160,11 +170,10 @@ def match_instances(
         hypotheses[row, column] = compare_turns(
             known[ids[row]].model, views, instances[column], hypotheses[row, column], up=up, config=register, backend=backend
         )
-        found = hypotheses[row, column]
-        weak = found.gain < config.min_gain
-        if weak:
-            found = with_guessed_rotation(found, up, known[ids[row]].model.radius, config=register.uncertainty)
-        matches.append(Match(ids[row], instances[column], found, by_colours=weak))
+        match = Match(ids[row], instances[column], hypotheses[row, column])
+        if match.hypothesis.gain < config.min_gain:
+            match = match.with_guessed_turn(up, known[ids[row]].model.radius, config=register.uncertainty)
+        matches.append(match)
         taken.add(column)
         chosen.append((row, column))
     if record is not None:

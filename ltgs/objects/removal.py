@@ -39,8 +39,9 @@ class CarveConfig:
     `explained_alone` and has the outline of the change: the photo leaves no doubt."""
     single_view_least: int = 40
     """Gaussians of a set that only one photo shows: a few blurred ones of a sparse capture err as much."""
-    least: int = 80
-    """Gaussians that a thing is made of: those of ten rooms had 87 and more, errors of the scene that the photos contradict 15 to 70."""
+    least: int = 75
+    """Gaussians of the first visit that a thing is made of, without what it stands on: those of twelve rooms had 80 and more, errors of
+    the scene that the photos contradict up to 70."""
     explained: float = 0.22
     """Share of a set's pixels that must match the captures once it is gone, for that alone to prove that it left."""
     explained_outline: float = 0.08

@@ -6,7 +6,7 @@ Every step renders one crop around one item, so that the cost follows the size o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,7 +29,7 @@ class RefineConfig:
     """Refinement after an update."""
 
     steps: int = 400
-    """Optimisation steps per item that was known before; with replay every second one uses a photo of the first visit."""
+    """Optimisation steps per item that was known before; every second one uses a photo of an earlier visit, if it shows the item."""
     steps_new: int = 400
     """Optimisation steps per object that this visit's photos built: it starts from a coarse hull."""
     steps_surface: int = 160
@@ -71,6 +71,15 @@ class RefineConfig:
 
 
 @dataclass(frozen=True)
+class Past:
+    """An earlier visit whose photos are fitted along, so that nothing that they showed is forgotten."""
+
+    targets: Sequence[Target]
+    frozen: Gaussians
+    """Everything else that was drawn then."""
+
+
+@dataclass(frozen=True)
 class RefineItem:
     """One object or surface that this visit touches."""
 
@@ -79,8 +88,8 @@ class RefineItem:
     """In the object's frame."""
     pose_now: Array
     """[4, 4] world_from_object at this visit."""
-    pose_first: Array | None
-    """[4, 4] at the first visit, None if it was not there: then the first visit's photos say nothing about it."""
+    past_poses: Mapping[int, Array]
+    """Earlier time to [4, 4] at that time; where it was not there that visit's photos say nothing about it."""
     num_known: int
     """How many of the first Gaussians come from earlier visits; the others were seeded by this visit's photos."""
     free_pose: bool
@@ -123,9 +132,9 @@ class _Movable:
         top = torch.cat([delta[:3, :3] @ start[:3, :3], (start[:3, 3] + delta[:3, 3])[:, None]], 1)
         return torch.cat([top, torch.tensor([[0.0, 0, 0, 1]])])
 
-    def placed(self, *, first: bool = False) -> Gaussians:
-        """The item's Gaussians in the world at this visit, or at the first one."""
-        pose = torch.as_tensor(self.item.pose_first, dtype=torch.float32) if first else self.pose()
+    def placed(self, time: int | None = None) -> Gaussians:
+        """The item's Gaussians in the world at this visit, or at an earlier time."""
+        pose = self.pose() if time is None else torch.as_tensor(self.item.past_poses[time], dtype=torch.float32)
         return self.optimizer.gaussians().transformed(pose)
 
     def pull(self, config: RefineConfig) -> Tensor:
@@ -157,7 +166,8 @@ class _Movable:
         alive = (gaussians.opacities > config.dead_opacity) & self._in_box(gaussians.means, config)
         alive[: self.item.num_known] = True
         gaussians = gaussians[alive]
-        return replace(self.item, gaussians=gaussians, pose_now=self.pose().detach().double().numpy())
+        pose = self.pose().detach().double().numpy() if self.item.free_pose else self.item.pose_now
+        return replace(self.item, gaussians=gaussians, pose_now=pose)
 
     def _in_box(self, means: Tensor, config: RefineConfig) -> Tensor:
         """[N] bool: whether means [N, 3] lie in the box of the item's first Gaussians, or a little outside."""
@@ -170,30 +180,29 @@ def refine_visit(
     frozen: Gaussians,
     items: Sequence[RefineItem],
     now: Sequence[Target],
-    first: Sequence[Target],
-    frozen_first: Gaussians,
+    past: Mapping[int, Past],
     *,
     config: RefineConfig | None = None,
     backend: str = "auto",
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[RefineItem]:
-    """Optimise the touched items against this visit's photos and, so that nothing is forgotten, the first visit's.
+    """Optimise the touched items against this visit's photos and, so that nothing is forgotten, those of earlier visits.
+
+    Every second step of an item uses an earlier photo.
 
     Args:
         frozen: everything else that is drawn at this visit.
         now: the photos of this visit.
-        first: photos of the first visit.
-        frozen_first: everything else that is drawn at the first visit.
+        past: earlier visits by their time.
     """
     config = config or RefineConfig()
     if not items or not now:
         return list(items)
     movables = [_Movable(item, config) for item in items]
     fresh = [_patches(m, m.item.pose_now, now, frozen, config, backend) for m in movables]
-    replay = [_patches(m, m.item.pose_first, first, frozen_first, config, backend) for m in movables]
+    replay = [_replay(m, past, config, backend) for m in movables]
     turns = [i for i, own in enumerate(fresh) if own]
-    old = [m for m in movables if m.item.pose_first is not None]
     generator = torch.Generator().manual_seed(seed)
     schedule = _schedule([movables[i].item for i in turns], config)
     total, rounds = len(schedule), [0] * len(movables)
@@ -201,14 +210,14 @@ def refine_visit(
     for step, turn in enumerate(schedule):
         i = turns[turn]
         back = bool(replay[i]) and rounds[i] % 2 == 1
+        choice = replay[i][rounds[i] // 2 % len(replay[i])] if back else [(None, patch) for patch in fresh[i]]
         rounds[i] += 1
-        patches = replay[i] if back else fresh[i]
-        patch = patches[int(torch.randint(len(patches), (1,), generator=generator))]
-        others = [m for m in (old if back else movables) if m is not movables[i]]
+        time, patch = choice[int(torch.randint(len(choice), (1,), generator=generator))]
+        others = [m for m in movables if m is not movables[i] and (time is None or time in m.item.past_poses)]
         with torch.no_grad():
-            parts = [m.placed(first=back) for m in others]
-        loss = patch.loss([*parts, movables[i].placed(first=back)], config.ssim_weight, backend)
-        if not back:
+            parts = [m.placed(time) for m in others]
+        loss = patch.loss([*parts, movables[i].placed(time)], config.ssim_weight, backend)
+        if time is None:
             loss = loss + movables[i].pull(config)
         if loss.requires_grad:
             loss.backward()
@@ -232,14 +241,25 @@ def _schedule(items: Sequence[RefineItem], config: RefineConfig) -> list[int]:
     return order
 
 
+def _replay(movable: _Movable, past: Mapping[int, Past], config: RefineConfig, backend: str) -> list[list[tuple[int, Patch]]]:
+    """What earlier photos show of an item, with their times, in groups to be taken in turn.
+
+    The first visit, which knows most of what it saw, has two turns beside one of all later ones.
+    """
+    shown = [
+        (time, patch) for time, pose in movable.item.past_poses.items() if time in past
+        for patch in _patches(movable, pose, past[time].targets, past[time].frozen, config, backend)
+    ]
+    first, later = [s for s in shown if s[0] == 0], [s for s in shown if s[0] > 0]
+    return [group for group in (first, later, first) if group]
+
+
 def _patches(
-    movable: _Movable, pose: Array | None, targets: Sequence[Target], frozen: Gaussians, config: RefineConfig, backend: str
+    movable: _Movable, pose: Array, targets: Sequence[Target], frozen: Gaussians, config: RefineConfig, backend: str
 ) -> list[Patch]:
-    """What the photos show of an item that stands at a pose; nothing if it was not there."""
-    if pose is None:
-        return []
+    """What the photos show of an item that stands at a pose."""
     # A surface may lie scattered over the whole photo, of which most says nothing about it.
-    around = None if movable.item.free_pose else movable.placed().detach()
+    around = None if movable.item.free_pose or movable.item.past_poses else movable.placed().detach()
     boxes = [(target, _crop_box(movable, pose, target.camera, config)) for target in targets]
     return [cut_patch(t, frozen, box=b, around=around, border_px=config.min_border_px, backend=backend) for t, b in boxes if b is not None]
 

@@ -252,8 +252,8 @@ class _Run:
             message = f"no photo of {_title(found.capture)} was placed; the visit is stored, nothing is decided"
             self.progress(ProgressEvent("update", message=message, level="warning"))
         update = update_visit(
-            scene, photos, replay, config=self.config.update, backend=self.backend, seed=self.config.seed,
-            progress=self.progress,
+            scene, photos, replay, stored=lambda time: stages.stored_photos(self.store, scene.photos(time=time)),
+            config=self.config.update, backend=self.backend, seed=self.config.seed, progress=self.progress,
         )
         for stage, seconds in update.timing.items():
             watch.seconds[stage] = watch.seconds.get(stage, 0.0) + seconds

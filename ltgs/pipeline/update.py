@@ -1,4 +1,4 @@
-"""One more visit: light, change, what left, what came, who is who, poses, refinement, events. The past is not touched."""
+"""One more visit: light, change, what left, what came, who is who, poses, refinement, events. Past poses and events stay."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from ltgs.core.scene import Scene
 from ltgs.core.views import ComparedView
 from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.patch import Target
-from ltgs.optim.refine import RefineItem, refine_visit
+from ltgs.optim.refine import Past, RefineItem, refine_visit
+from ltgs.pipeline.update_again import seen_again
 from ltgs.pipeline.update_assemble import assemble
-from ltgs.pipeline.update_captures import VisitCaptures
+from ltgs.pipeline.update_captures import PhotosAt, VisitCaptures
 from ltgs.pipeline.update_complete import complete_visit
 from ltgs.pipeline.update_config import UpdateConfig
 from ltgs.pipeline.update_decide import Decider
@@ -66,6 +67,7 @@ def update_visit(
     photos: Sequence[TrainingPhoto],
     replay: Sequence[TrainingPhoto],
     *,
+    stored: PhotosAt | None = None,
     config: UpdateConfig | None = None,
     backend: str = "auto",
     seed: int = 0,
@@ -76,6 +78,7 @@ def update_visit(
     Args:
         photos: the visit's localised photos, at least one for anything to be decided.
         replay: photos of the first visit, used while refining objects that were there then.
+        stored: asked for the photos of the visits after it, used in the same way; None: they are not at hand.
 
     Returns:
         the chronology, one time longer; without photos every track is unknown at the new time.
@@ -83,7 +86,7 @@ def update_visit(
     config = config or UpdateConfig()
     if not photos:
         return _unseen(scene.chronology)
-    return _Update(VisitCaptures(scene, photos, replay, config, backend, seed, progress)).run()
+    return _Update(VisitCaptures(scene, photos, replay, config, backend, seed, progress, stored)).run()
 
 
 def _unseen(chronology: Chronology) -> VisitUpdate:
@@ -114,6 +117,9 @@ class _Update:
             chronology, items = assemble(
                 self.visit.old, decisions, light, build=config.build, rng=self.visit.rng, measure=measure, backend=self.visit.backend
             )
+        items += seen_again(
+            chronology, self.visit.time, decisions.views, {i.object_id for i in items}, config.again, backend=self.visit.backend
+        )
         with self.visit.timed("refine"):
             chronology = self._refine(chronology, items, decisions.views)
         with self.visit.timed("review"):
@@ -138,9 +144,8 @@ class _Update:
             return chronology
         touched = {item.object_id for item in items}
         frozen = drawn_without(chronology, self.visit.time, touched)
-        first = drawn_without(chronology, 0, touched)
         refined = refine_visit(
-            frozen, items, [Target.of_view(v) for v in views], self.visit.first_targets, first,
+            frozen, items, [Target.of_view(v) for v in views], self._past(chronology, items),
             config=self.visit.config.refine, backend=self.visit.backend, seed=self.visit.seed + self.visit.time,
             progress=self.visit.progress,
         )
@@ -153,6 +158,13 @@ class _Update:
             poses[self.visit.time] = item.pose_now
             tracks[item.object_id] = replace(tracks[item.object_id], world_from_object=poses)
         return replace(chronology, templates=templates, tracks=tracks)
+
+    def _past(self, chronology: Chronology, items: Sequence[RefineItem]) -> dict[int, Past]:
+        """The first visit and the last ones at which one of the items was seen."""
+        touched = {item.object_id for item in items}
+        seen = sorted({time for item in items for time in item.past_poses})
+        times = [t for t in seen if t == 0 or t in seen[-self.visit.config.past_visits :]]
+        return {t: Past(self.visit.targets_at(t), drawn_without(chronology, t, touched)) for t in times}
 
     def _without_support(self, item: RefineItem, views: Sequence[ComparedView]) -> RefineItem:
         """An object without those of its new Gaussians that paint its shadow on what it stands on.

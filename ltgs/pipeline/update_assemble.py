@@ -126,13 +126,12 @@ class _Assembly:
                 pose = match.hypothesis.world_from_object
                 self.tracks[k] = track.extended(Presence.PRESENT, pose, match.hypothesis.covariance)
                 self.events.append(motion_event(self.time, k, known[k], match))
-                first = track.world_from_object[0] if track.presence[0] == Presence.PRESENT else None
                 known_part = self.templates[k].gaussians
                 grown = grow_template(
                     known_part, pose, match.instance, self.decisions.views, extent=known[k].model.gaussians, config=self.build,
                     rng=self.rng,
                 )
-                self.items.append(RefineItem(k, grown, pose, first, len(known_part), True))
+                self.items.append(RefineItem(k, grown, pose, track.seen_before(self.time), len(known_part), True))
             elif self.templates[k].footing_of and k not in self.old.tracks:
                 self.tracks[k] = track.extended(Presence.ABSENT)
             elif k in known and known[k].left:
@@ -156,7 +155,7 @@ class _Assembly:
         self.templates[k] = Template(k, "object", gaussians, self.time)
         self.tracks[k] = ObjectTrack.start(k, self.time, pose)
         self.events.append(Event(self.time, "appeared", k, uncertain=instance.num_views < 2))
-        self.items.append(RefineItem(k, gaussians, pose, None, 0, False))
+        self.items.append(RefineItem(k, gaussians, pose, {}, 0, False))
 
     def _add_surface(self) -> None:
         """What departed objects had hidden."""
@@ -175,7 +174,7 @@ class _Assembly:
         k = self._next_id()
         self.templates[k] = Template(k, "surface", surface, self.time)
         self.tracks[k] = ObjectTrack.start(k, self.time, np.eye(4))
-        self.items.append(RefineItem(k, surface, np.eye(4), None, 0, False, surface=True))
+        self.items.append(RefineItem(k, surface, np.eye(4), {}, 0, False, surface=True))
 
 
 def carried_presence(track: ObjectTrack, kind: str, cameras: Sequence[Camera]) -> Presence:

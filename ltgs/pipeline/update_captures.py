@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -16,10 +16,11 @@ from torch import Tensor
 from ltgs.change.compare import Ground, Shot, compare_altered, footprint
 from ltgs.change.compare import compare as compare_photos
 from ltgs.change.earlier import EarlierPhoto, Witness, nearest_cameras, prepare_earlier, witness
-from ltgs.change.harmonise import ColourFit
+from ltgs.change.harmonise import ColourFit, fit_colour
 from ltgs.change.lift import lift_to_gaussians
 from ltgs.change.revealed import PlanePatch
 from ltgs.change.shade import light_cues
+from ltgs.core.cameras import stack_cameras
 from ltgs.core.chronology import Chronology
 from ltgs.core.decisions import DecisionRecorder
 from ltgs.core.gaussians import Gaussians
@@ -38,8 +39,11 @@ from ltgs.pipeline.update_learned import Learned
 from ltgs.pipeline.update_parts import Cutting
 from ltgs.pipeline.update_residuals import UNSURE, expected_residuals
 from ltgs.poses.gauge import up_direction
+from ltgs.render import render
 
 Array = NDArray[np.float64]
+PhotosAt = Callable[[int], Sequence[TrainingPhoto]]
+"""The stored photos of a time."""
 
 
 class VisitCaptures:
@@ -47,14 +51,14 @@ class VisitCaptures:
 
     def __init__(
         self, scene: Scene, photos: Sequence[TrainingPhoto], replay: Sequence[TrainingPhoto], config: UpdateConfig,
-        backend: str, seed: int, progress: Progress,
+        backend: str, seed: int, progress: Progress, stored: PhotosAt | None = None,
     ) -> None:
         self.scene, self.config, self.backend, self.seed, self.progress = scene, config, backend, seed, progress
         self.old = scene.chronology
         self.time = self.old.num_times
         self.shots = [Shot(p.camera, p.rgb.astype(np.float32) / 255) for p in photos]
         self.record = DecisionRecorder([p.camera for p in photos])
-        self.replay = list(replay)
+        self.replay, self.stored = list(replay), stored
         self.rng = np.random.default_rng(seed + 7919 * self.time)
         self.timing: dict[str, float] = {}
         self.undecided: list[str] = []
@@ -167,6 +171,19 @@ class VisitCaptures:
         """The replay photos, to be fitted as they were taken."""
         exposures = self.first_exposures or [None] * len(self.replay)
         return [Target.of_photo(p, e) for p, e in zip(self.replay, exposures, strict=True)]
+
+    def targets_at(self, time: int) -> list[Target]:
+        """The photos of an earlier time, to be fitted as they were taken."""
+        if time == 0:
+            return self.first_targets
+        gaussians, targets = self.old.state_at(time).gaussians.detach(), []
+        for photo in self.stored(time) if self.stored else ():
+            with torch.no_grad():
+                out = render(gaussians, stack_cameras([photo.camera]), backend=self.backend, with_depth=False)  # type: ignore[arg-type]
+            rgb, shown = photo.rgb.astype(np.float32) / 255, out.rgb[0].clamp(0, 1).numpy()
+            fit = fit_colour(shown, rgb, out.alpha[0, ..., 0].numpy() > 0.9, config=self.config.compare.harmonise)
+            targets.append(Target(photo.camera, rgb, fit.affine, fit.gain, photo.weight))
+        return targets
 
     def earlier_photos(self) -> list[EarlierPhoto]:
         """All photos of the first visit."""

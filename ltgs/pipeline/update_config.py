@@ -21,7 +21,8 @@ from ltgs.objects.templates import BuildConfig
 from ltgs.optim.complete import CompleteConfig
 from ltgs.optim.refine import RefineConfig
 from ltgs.optim.sharpen import SharpenConfig
-from ltgs.pipeline.update_proofs import ProofConfig, ReviewConfig
+from ltgs.pipeline.update_again import AgainConfig
+from ltgs.pipeline.update_proofs import LeftoverConfig, ProofConfig, ReviewConfig
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class UpdateConfig:
     proof: ProofConfig = field(default_factory=ProofConfig)
     review: ReviewConfig = field(default_factory=ReviewConfig)
     support: SupportConfig = field(default_factory=SupportConfig)
+    leftovers: LeftoverConfig = field(default_factory=LeftoverConfig)
     reveal: RevealConfig = field(default_factory=RevealConfig)
     seeds: SeedConfig = field(default_factory=SeedConfig)
     stereo_seeds: bool = True
@@ -64,6 +66,9 @@ class UpdateConfig:
     """The same where the captures contradict all of it."""
     sinks: float = 0.5
     """An object that left is not found right at its old place with its lowest points lower by more than this share of its radius."""
+    again: AgainConfig = field(default_factory=AgainConfig)
+    past_visits: int = 3
+    """Most visits after the first one whose photos are fitted along: the latest at which something that is refined was seen."""
     rounds: int = 2
     """Rounds of explaining what left and what came."""
     sure_views: float = 3.0

@@ -28,8 +28,9 @@ from ltgs.objects.templates import framed
 from ltgs.pipeline.update_assemble import Decisions
 from ltgs.pipeline.update_captures import VisitCaptures
 from ltgs.pipeline.update_left import Departures
+from ltgs.pipeline.update_leftover import Leftovers
 from ltgs.pipeline.update_new import NewContent
-from ltgs.pipeline.update_parts import Cutting, KnownObject, place, sinks
+from ltgs.pipeline.update_parts import Cutting, KnownObject, place, sinks, with_doubt
 from ltgs.pipeline.update_proofs import needed
 
 log = logging.getLogger("ltgs.pipeline")
@@ -91,9 +92,30 @@ class Decider:
         with self.visit.timed("association"):
             self.visit.record.stage = "second look"
             matches = self._second_look(known, matches, views, kept, late)
+            views, holes = self._without_leftovers(known, matches, instances, views, kept, holes)
+        sure, spread = self.visit.config.review.sure_mean, self.visit.config.register.uncertainty
+        matches = [with_doubt(known[m.object_id], m, self.visit.up, sure, spread) for m in matches]
         new = join_pieces(self.content.for_sure(instances, views), views, config=self.visit.config.join)
         camouflaged = [self.content.camouflaged(i, views) for i in new]
         return Decisions(known, matches, new, views, holes, self.visit.record, self.remains, camouflaged)
+
+    def _without_leftovers(
+        self, known: Mapping[int, KnownObject], matches: Sequence[Match], instances: Sequence[HullInstance],
+        views: Sequence[ComparedView], kept: Tensor, holes: Sequence[NDArray[np.bool_]],
+    ) -> tuple[list[ComparedView], list[NDArray[np.bool_]]]:
+        """The views without what was left over of objects that left, and the holes with those that it leaves."""
+        leftovers = Leftovers(self.visit, kept, [place(known[m.object_id], m) for m in matches], instances)
+        surfaces = self._surfaces()
+        after = list(views)
+        for obj in known.values():
+            gone, after = leftovers.of(obj, after) if obj.left else (kept[:0], after)
+            if len(gone):
+                self.remains.append((obj.object_id, self._cutting(gone, surfaces)))
+        return after, [h | o for h, o in zip(holes, hole_masks(views, after), strict=True)]
+
+    def _surfaces(self) -> list[int]:
+        """Ids of the stored surfaces that are drawn."""
+        return [k for k in self.visit.ids.unique().tolist() if k and self.visit.old.templates[k].kind == "surface"]
 
     def _uncover(self, sets: Sequence[VacatedSet], views: Sequence[ComparedView], holes: Sequence[NDArray[np.bool_]]) -> None:
         """Look for the surfaces around what left in the holes [H, W] that it left.
@@ -194,7 +216,7 @@ class Decider:
             gain = needed(self.visit.compare_kept(together, everything[index], kept, rest), together, self.visit.config.review)
             log.info("object %d where it was found: the score drops by %s", match.object_id, gain)
             if gain is None or (gain[0] >= least and gain[1] >= self.visit.config.review.found_least):
-                out.append(match)
+                out.append(match if gain is None else replace(match, explained=gain[0]))
             else:
                 self.visit.record.withdraw(match.object_id, "drawn there the object explains too little of the photos")
         return out
@@ -273,7 +295,7 @@ class Decider:
                 others = [p for i, p in enumerate(placed) if i != index]
                 alone = self.visit.compare_kept(views, Gaussians.concatenate(placed), kept, others)
                 again, _ = self._match({match.object_id: obj}, [match.instance], alone)
-                match = again[0] if again else match
+                match = replace(again[0], explained=match.explained) if again else match
             out.append(match)
         return out
 
@@ -284,7 +306,7 @@ class Decider:
             views: captures against what remains without the sets.
         """
         next_id = max([self.visit.old.next_id - 1, *known]) + 1
-        surfaces = [k for k in self.visit.ids.unique().tolist() if k and self.visit.old.templates[k].kind == "surface"]
+        surfaces = self._surfaces()
         for vacated in sets:
             owners = self.visit.ids[vacated.members]
             for object_id in owners[owners > 0].unique().tolist():
@@ -297,12 +319,11 @@ class Decider:
             owner = self.left.piece_of(still) or self._patch_of(still, surfaces)
             if owner:
                 self.remains.append((owner, self._cutting(still, surfaces)))
-            elif len(still) >= self.visit.config.carve.least:
-                beneath = self.visit.in_support(self.visit.gaussians[still], views)
-                link = self.visit.config.carve.link_px * pixel_footprint(views)
-                body = main_body(self.visit.gaussians[still[~beneath]], link, config=self.visit.config.split)
-                beneath[(~beneath).nonzero()[:, 0][~body]] = True
-                own, footing = self._cutting(still[~beneath], surfaces), self._cutting(still[beneath], surfaces)
+                continue
+            beneath = self._beneath(still, views)
+            own, footing = self._cutting(still[~beneath], surfaces), self._cutting(still[beneath], surfaces)
+            log.info("cut out: %d Gaussians of the first visit, without %d of what is beneath", len(own.members), int(beneath.sum()))
+            if len(own.members) >= self.visit.config.carve.least:
                 template, pose = framed(own.gaussians)
                 template = self.visit.sharpened(template, pose, own)
                 model = self.visit.with_base(self.visit.model(template, pose), pose, views)
@@ -312,6 +333,18 @@ class Decider:
             absent = track.presence[-1] == Presence.ABSENT
             if absent and object_id not in known and self.visit.old.templates[object_id].kind == "object":
                 known[object_id] = self._stored(object_id, views, left=False)
+
+    def _beneath(self, members: Tensor, views: Sequence[ComparedView]) -> Tensor:
+        """[M] bool: which of a set's Gaussians are no part of the thing: what it stands on, and what lies scattered around it.
+
+        Args:
+            views: captures without the set.
+        """
+        beneath = self.visit.in_support(self.visit.gaussians[members], views)
+        link = self.visit.config.carve.link_px * pixel_footprint(views)
+        body = main_body(self.visit.gaussians[members[~beneath]], link, config=self.visit.config.split)
+        beneath[(~beneath).nonzero()[:, 0][~body]] = True
+        return beneath
 
     def _patch_of(self, members: Tensor, surfaces: Sequence[int]) -> int:
         """The surface that most of a set belongs to, 0 if none: a patch of it was wrong, but no thing has left.

@@ -18,6 +18,7 @@ from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match
 from ltgs.objects.backing import Model
 from ltgs.objects.hull import HullInstance
+from ltgs.objects.hypothesis import UncertaintyConfig
 
 Array = NDArray[np.float64]
 
@@ -73,13 +74,25 @@ def sinks(known: KnownObject, match: Match, up: Array, most: float) -> bool:
     return sunk > most * known.model.radius and float(np.linalg.norm(shift - shift @ up * up)) < known.model.radius
 
 
+def with_doubt(known: KnownObject, match: Match, up: Array, sure: float, spread: UncertaintyConfig) -> Match:
+    """A match; where it explains little, it may be turned in any way about the vertical.
+
+    Args:
+        up: [3] unit, the vertical.
+        sure: mean drop of the change score from which on a pose is believed.
+    """
+    if match.turn_guessed or match.explained is None or match.explained >= sure:
+        return match
+    return match.with_guessed_turn(up, known.model.radius, config=spread)
+
+
 def motion_event(time: int, object_id: int, known: KnownObject, match: Match) -> Event:
     pose = match.hypothesis.world_from_object
     shift = float(np.linalg.norm(pose[:3, 3] - known.last_pose[:3, 3]))
     turn = rotation_angle_deg(pose[:3, :3] @ known.last_pose[:3, :3].T)
     note = "rotation ambiguous: symmetric or too few pixels" if match.hypothesis.ambiguous else ""
-    if match.by_colours:
-        note = "recognised by its colours: it shows sides that nobody saw before, so its rotation is a guess"
+    if match.turn_guessed:
+        note = "it shows sides that nobody saw before, so its rotation is a guess"
     kind = "moved" if known.left else "returned"
     if match.instance.num_views < 2:
         note = note or "a single photo shows it"

@@ -90,7 +90,7 @@ def test_similar_objects_that_changed_places_keep_their_identity(other: Gaussian
     for match in out.matches:
         pose, true = match.hypothesis.world_from_object, standing(*NOW[match.object_id])
         np.testing.assert_allclose(pose[:3, 3], true[:3, 3], atol=0.02)
-        assert rotation_angle_deg(pose[:3, :3].T @ true[:3, :3]) < 8 and not match.by_colours
+        assert rotation_angle_deg(pose[:3, :3].T @ true[:3, :3]) < 8 and not match.turn_guessed
 
 
 def test_a_pair_of_unlike_colours_is_not_tried_and_the_stranger_is_left() -> None:

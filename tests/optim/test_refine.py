@@ -10,13 +10,13 @@ from ltgs.core.cameras import stack_cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.sh import dc_to_rgb, rgb_to_dc
 from ltgs.optim.patch import Target
-from ltgs.optim.refine import RefineConfig, RefineItem, _Movable, _schedule, refine_visit
+from ltgs.optim.refine import Past, RefineConfig, RefineItem, _Movable, _schedule, refine_visit
 from ltgs.render import render
 from tests.helpers import _camera, _object, _place
 
 
 def item(gaussians: Gaussians, **changes) -> RefineItem:
-    return replace(RefineItem(1, gaussians, np.eye(4), None, 0, False), **changes)
+    return replace(RefineItem(1, gaussians, np.eye(4), {}, 0, False), **changes)
 
 
 def photograph(gaussians: Gaussians, angle: float = 0.15) -> np.ndarray:
@@ -51,10 +51,31 @@ def test_a_wrong_colour_is_mended_and_seeds_move_more_than_what_was_known() -> N
     wrong = replace(thing, sh=dark)
     known = len(thing) // 2
     own = item(wrong, num_known=known)
-    (new,) = refine_visit(place, [own], targets, [], place, config=RefineConfig(steps=60, opacity_pull=0.0, scale_pull=0.0))
+    (new,) = refine_visit(place, [own], targets, {}, config=RefineConfig(steps=60, opacity_pull=0.0, scale_pull=0.0))
     moved = (new.gaussians.sh - wrong.sh).abs().mean((1, 2))
     assert float(moved[:known].mean()) < 0.6 * float(moved[known:].mean())
     before, after = (np.abs(photograph(Gaussians.concatenate([place, g])) - photograph(true)).mean() for g in (wrong, new.gaussians))
     assert after < 0.8 * before, "a view between the photos gets better"
-    (same,) = refine_visit(place, [own], [], [], place)
+    (same,) = refine_visit(place, [own], [], {})
     assert same is own, "without photos nothing is refined"
+
+
+def test_what_an_earlier_visit_showed_is_not_forgotten() -> None:
+    rng = np.random.default_rng(5)
+    place, thing = _place(rng), _object(rng, (0.2, 0.3, 0.25))
+    there = np.eye(4)
+    there[:2, 3] = -0.4, -0.3
+    stood = thing.transformed(torch.as_tensor(there, dtype=torch.float32))
+    target = Target(_camera("t.png", 1, 0.15), photograph(Gaussians.concatenate([place, stood])), np.eye(3, 4))
+    darker = replace(thing, sh=rgb_to_dc(dc_to_rgb(thing.sh) * 0.5))
+    now = [Target(_camera("n.png", 2, 0.15), photograph(Gaussians.concatenate([place, darker])), np.eye(3, 4))]
+    own = item(thing, num_known=len(thing))
+    config = RefineConfig(steps=60)
+    change = {}
+    for name, poses, past in (
+        ("none", {}, {1: Past([target], place)}), ("earlier", {1: there}, {1: Past([target], place)}), ("not at hand", {1: there}, {}),
+    ):
+        (new,) = refine_visit(place, [replace(own, past_poses=poses)], now, past, config=config)
+        change[name] = float((new.gaussians.sh - thing.sh).abs().mean())
+    assert change["none"] == change["not at hand"], "where it was not seen, photos say nothing about it"
+    assert change["earlier"] < 0.7 * change["none"]

@@ -77,10 +77,10 @@ def test_new_gaussians_neither_grow_into_shadows_nor_run_away() -> None:
     """A dark photo around a new object tempts its Gaussians to become one large shadow."""
     shaded = [replace(t, photo=t.photo * np.float32(0.35)) for t in targets(4)]
     seeds = blobs(RNG, RNG.uniform(-0.2, 0.2, (80, 3)), 0.03)
-    item = RefineItem(1, seeds, POSE, None, 0, False)
+    item = RefineItem(1, seeds, POSE, {}, 0, False)
     loose = RefineConfig(steps_new=160, max_scale=1e3, stray=1e3)
-    bound = refine_visit(FLOOR, [item], shaded, [], FLOOR, config=replace(loose, max_scale=0.15, stray=0.2))[0].gaussians
-    free = refine_visit(FLOOR, [item], shaded, [], FLOOR, config=loose)[0].gaussians
+    bound = refine_visit(FLOOR, [item], shaded, {}, config=replace(loose, max_scale=0.15, stray=0.2))[0].gaussians
+    free = refine_visit(FLOOR, [item], shaded, {}, config=loose)[0].gaussians
     radius = float((seeds.means - seeds.means.mean(0)).norm(dim=1).quantile(0.9))
     assert free.scales.max() > 0.2 * radius, "without bounds they do grow"
     assert len(bound) > 0 and bound.scales.max() <= 0.15 * radius * 1.001

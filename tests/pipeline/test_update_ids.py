@@ -56,11 +56,11 @@ def without_the_box() -> Scene:
 
 
 def assert_kept(before: Chronology, after: Chronology) -> None:
-    """Whoever had an id still has it, and still looks the same."""
+    """Whoever had an id still has it, and is still the same thing; where it stands, new photos may mend how it looks."""
     for k, template in before.templates.items():
         assert (after.templates[k].kind, after.templates[k].created_at) == (template.kind, template.created_at)
         if template.kind == "object":
-            assert torch.equal(after.templates[k].gaussians.means, template.gaussians.means), k
+            torch.testing.assert_close(after.templates[k].gaussians.means, template.gaussians.means, atol=0.02, rtol=0)
 
 
 def test_three_strangers_in_a_row_get_ids_of_their_own() -> None:

@@ -16,14 +16,19 @@ from ltgs.core.gaussians import Gaussians
 from ltgs.core.progress import silent
 from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
 from ltgs.core.se3 import make_rigid
+from ltgs.objects.associate import Match
+from ltgs.objects.backing import Model
 from ltgs.objects.hull import HullInstance
+from ltgs.objects.hypothesis import PoseHypothesis, UncertaintyConfig
 from ltgs.pipeline.update_captures import VisitCaptures
+from ltgs.pipeline.update_parts import KnownObject, motion_event, with_doubt
 from ltgs.pipeline.update_proofs import ReviewConfig, needed
 from ltgs.pipeline.update_residuals import UNSURE, expected_residuals, with_residuals
 from ltgs.pipeline.update_review import review
 
 THING = box((0.2, 0.2, 0.14), 11)
 POSE = make_rigid(np.eye(3), np.array([0.05, -0.42, 0.0]))
+UP = np.array([0.0, 0.0, 1.0])
 TRUE = Gaussians.concatenate([FIRST, at(THING, 0.05, -0.42)])
 
 
@@ -97,6 +102,18 @@ def test_a_known_object_that_explains_nothing_there_was_not_found(
     out = review(arrived(start, kind, make_rigid(np.eye(3), np.array([-0.5, 0.4, 0.0]))), visit)
     assert [e.kind for e in out.events] == events and all((e.translation, e.rotation_deg, e.note) == (0, 0, "") for e in out.events)
     assert out.tracks[1].presence[1] == Presence.ABSENT and np.isnan(out.tracks[1].world_from_object[1]).all()
+
+
+@pytest.mark.parametrize(("explained", "guessed"), [(0.4, True), (0.8, False), (None, False)])
+def test_a_pose_that_explains_little_may_be_turned_in_any_way(explained: float | None, guessed: bool) -> None:
+    nowhere = HullInstance(np.zeros((1, 3)), (), 3)
+    found = PoseHypothesis(POSE, 0.1, 1.0, 1e-4 * np.eye(6), ambiguous=False)
+    known = KnownObject(1, THING, np.eye(4), True, Model(THING))
+    match = with_doubt(known, Match(1, nowhere, found, explained=explained), UP, 0.5, UncertaintyConfig())
+    about = np.sqrt(np.diag(match.hypothesis.covariance))[3:]
+    assert (about[2] > 1.5) == guessed and (about[:2] < 0.02).all()
+    event = motion_event(1, 1, known, match)
+    assert (event.uncertain, "rotation is a guess" in event.note) == (guessed, guessed)
 
 
 def test_only_photos_that_show_an_object_well_can_speak_against_it(start: Scene, visit: VisitCaptures) -> None:
