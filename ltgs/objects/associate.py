@@ -91,13 +91,13 @@ class Match:
     explained: float | None = None
     """Mean drop of the change score where it was found, over the pixels that it alters there; None: not tried."""
 
-    def with_guessed_turn(self, up: Array, radius: float, *, config: UncertaintyConfig | None = None) -> Match:
-        """The match with a covariance that holds any turn about the vertical `up` [3].
+    def with_guessed_turn(self, radius: float, *, config: UncertaintyConfig | None = None) -> Match:
+        """The match with a covariance that holds any turn.
 
         Args:
             radius: the object's, scene units.
         """
-        return replace(self, hypothesis=with_guessed_rotation(self.hypothesis, up, radius, config=config), turn_guessed=True)
+        return replace(self, hypothesis=with_guessed_rotation(self.hypothesis, radius, config=config), turn_guessed=True)
 
 
 def match_instances(
@@ -172,7 +172,7 @@ def match_instances(
         )
         match = Match(ids[row], instances[column], hypotheses[row, column])
         if match.hypothesis.gain < config.min_gain:
-            match = match.with_guessed_turn(up, known[ids[row]].model.radius, config=register.uncertainty)
+            match = match.with_guessed_turn(known[ids[row]].model.radius, config=register.uncertainty)
         matches.append(match)
         taken.add(column)
         chosen.append((row, column))

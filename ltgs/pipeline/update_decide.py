@@ -94,7 +94,7 @@ class Decider:
             matches = self._second_look(known, matches, views, kept, late)
             views, holes = self._without_leftovers(known, matches, instances, views, kept, holes)
         sure, spread = self.visit.config.review.sure_mean, self.visit.config.register.uncertainty
-        matches = [with_doubt(known[m.object_id], m, self.visit.up, sure, spread) for m in matches]
+        matches = [with_doubt(known[m.object_id], m, sure, spread) for m in matches]
         new = join_pieces(self.content.for_sure(instances, views), views, config=self.visit.config.join)
         camouflaged = [self.content.camouflaged(i, views) for i in new]
         return Decisions(known, matches, new, views, holes, self.visit.record, self.remains, camouflaged)
@@ -104,6 +104,7 @@ class Decider:
         views: Sequence[ComparedView], kept: Tensor, holes: Sequence[NDArray[np.bool_]],
     ) -> tuple[list[ComparedView], list[NDArray[np.bool_]]]:
         """The views without what was left over of objects that left, and the holes with those that it leaves."""
+        self.visit.record.stage = "leftovers"
         leftovers = Leftovers(self.visit, kept, [place(known[m.object_id], m) for m in matches], instances)
         surfaces = self._surfaces()
         after = list(views)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import cv2
 import numpy as np
@@ -58,7 +59,10 @@ class Leftovers:
             return gone[:0], list(views)
         benefit = removal_benefit(views, after)
         log.info("beside object %d: %d of %d Gaussians are contradicted: %s", obj.object_id, len(gone), len(beside), benefit)
-        if benefit.explained < self.config.explained:
+        refusal = "" if benefit.explained >= self.config.explained else "the photos fit hardly better without it"
+        note = f"left over of object {obj.object_id}"
+        self.visit.record.removal(self.visit.gaussians.means[gone], asdict(benefit), reason=refusal, note=note)
+        if refusal:
             return gone[:0], list(views)
         self.kept = trial
         return gone, after

@@ -74,16 +74,15 @@ def sinks(known: KnownObject, match: Match, up: Array, most: float) -> bool:
     return sunk > most * known.model.radius and float(np.linalg.norm(shift - shift @ up * up)) < known.model.radius
 
 
-def with_doubt(known: KnownObject, match: Match, up: Array, sure: float, spread: UncertaintyConfig) -> Match:
-    """A match; where it explains little, it may be turned in any way about the vertical.
+def with_doubt(known: KnownObject, match: Match, sure: float, spread: UncertaintyConfig) -> Match:
+    """A match; where it explains little, it may be turned in any way.
 
     Args:
-        up: [3] unit, the vertical.
         sure: mean drop of the change score from which on a pose is believed.
     """
     if match.turn_guessed or match.explained is None or match.explained >= sure:
         return match
-    return match.with_guessed_turn(up, known.model.radius, config=spread)
+    return match.with_guessed_turn(known.model.radius, config=spread)
 
 
 def motion_event(time: int, object_id: int, known: KnownObject, match: Match) -> Event:

@@ -28,7 +28,6 @@ from ltgs.pipeline.update_review import review
 
 THING = box((0.2, 0.2, 0.14), 11)
 POSE = make_rigid(np.eye(3), np.array([0.05, -0.42, 0.0]))
-UP = np.array([0.0, 0.0, 1.0])
 TRUE = Gaussians.concatenate([FIRST, at(THING, 0.05, -0.42)])
 
 
@@ -109,9 +108,9 @@ def test_a_pose_that_explains_little_may_be_turned_in_any_way(explained: float |
     nowhere = HullInstance(np.zeros((1, 3)), (), 3)
     found = PoseHypothesis(POSE, 0.1, 1.0, 1e-4 * np.eye(6), ambiguous=False)
     known = KnownObject(1, THING, np.eye(4), True, Model(THING))
-    match = with_doubt(known, Match(1, nowhere, found, explained=explained), UP, 0.5, UncertaintyConfig())
+    match = with_doubt(known, Match(1, nowhere, found, explained=explained), 0.5, UncertaintyConfig())
     about = np.sqrt(np.diag(match.hypothesis.covariance))[3:]
-    assert (about[2] > 1.5) == guessed and (about[:2] < 0.02).all()
+    assert ((about > 1.5) == guessed).all()
     event = motion_event(1, 1, known, match)
     assert (event.uncertain, "rotation is a guess" in event.note) == (guessed, guessed)
 
