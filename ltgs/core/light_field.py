@@ -55,9 +55,19 @@ class LightField:
 
     def lit(self, gaussians: Gaussians, normals: Tensor) -> Gaussians:
         """The same Gaussians with their colours in this light."""
-        gain = self.gains(gaussians.means, normals)
-        dc = rgb_to_dc(dc_to_rgb(gaussians.sh[:, 0]) * gain)
-        return replace(gaussians, sh=torch.cat([dc[:, None], gaussians.sh[:, 1:] * gain[:, None]], 1))
+        return brightened(gaussians, self.gains(gaussians.means, normals))
+
+
+def brightened(gaussians: Gaussians, gain: Tensor) -> Gaussians:
+    """The same Gaussians with their colours times a gain [N, 3]."""
+    dc = rgb_to_dc(dc_to_rgb(gaussians.sh[:, 0]) * gain)
+    return replace(gaussians, sh=torch.cat([dc[:, None], gaussians.sh[:, 1:] * gain[:, None]], 1))
+
+
+def face_weights(normals: Tensor) -> Tensor:
+    """[N, 6] how much a surface that faces `normals` [N, 3] looks at each face of an ambient cube; they sum to 1."""
+    weight = normals.square() / normals.square().sum(1, keepdim=True).clamp_min(1e-12)
+    return torch.stack([weight * (normals <= 0), weight * (normals > 0)], 2).flatten(1)
 
 
 def stencil(

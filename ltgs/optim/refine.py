@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ltgs.core.cameras import Camera
 from ltgs.core.gaussians import Gaussians
+from ltgs.core.light_field import FACES, LightField, brightened, face_weights, facing
 from ltgs.core.progress import Progress, ProgressEvent, silent
 from ltgs.core.se3 import se3_exp
 from ltgs.optim.growth import GaussianOptimizer
@@ -54,6 +55,10 @@ class RefineConfig:
     """All rates fall along a half cosine to this share of themselves: what jitters at the end blurs."""
     known_factor: float = 0.3
     """Rates of templates that come from an earlier visit are this much smaller."""
+    lr_light: float = 0.01
+    """Rate of the logarithms of the light on an item at this visit."""
+    light_pull: float = 0.02
+    """Weight of their mean square."""
     lr_pose: float = 0.003
     """Rate of pose residuals: radians, and translation relative to the object's radius."""
     opacity_pull: float = 0.002
@@ -76,7 +81,9 @@ class Past:
 
     targets: Sequence[Target]
     frozen: Gaussians
-    """Everything else that was drawn then."""
+    """Everything else that was drawn then, in that time's light."""
+    light: LightField | None = None
+    """That time's light."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,8 @@ class RefineItem:
 class _Movable:
     """An item with its optimisers."""
 
-    def __init__(self, item: RefineItem, config: RefineConfig) -> None:
+    def __init__(self, item: RefineItem, past: Mapping[int, Past], config: RefineConfig) -> None:
+        told = bool(item.num_known) and any(past[t].targets for t in item.past_poses if t in past)
         self.item = item
         self.radius = max(float(item.gaussians.means.norm(dim=1).quantile(0.98)), 1e-9) if len(item.gaussians) else 1e-9
         if not item.free_pose and len(item.gaussians):
@@ -122,7 +130,13 @@ class _Movable:
         self.pose_adam = torch.optim.Adam([
             {"params": [self.shift], "lr": config.lr_pose * self.radius}, {"params": [self.turn], "lr": config.lr_pose},
         ]) if item.free_pose else None
-        adams = [self.optimizer.adam] + ([] if self.pose_adam is None else [self.pose_adam])
+        self.light = torch.zeros(FACES, 3, requires_grad=told)
+        """[6, 3] logarithm of the light on it at this visit, per direction, where other visits tell its own colours."""
+        self.light_adam = torch.optim.Adam([self.light], lr=config.lr_light) if self.light.requires_grad else None
+        with torch.no_grad():
+            self.normals = facing(item.gaussians, item.gaussians.means - item.gaussians.means.mean(0))
+            self.past_gains = self._gains(past)
+        adams = [a for a in (self.optimizer.adam, self.pose_adam, self.light_adam) if a is not None]
         self.rates = [(group, group["lr"]) for adam in adams for group in adam.param_groups]
         self.final_rate = config.final_rate
 
@@ -135,14 +149,29 @@ class _Movable:
     def placed(self, time: int | None = None) -> Gaussians:
         """The item's Gaussians in the world at this visit, or at an earlier time."""
         pose = self.pose() if time is None else torch.as_tensor(self.item.past_poses[time], dtype=torch.float32)
-        return self.optimizer.gaussians().transformed(pose)
+        placed = self.optimizer.gaussians().transformed(pose)
+        if time is not None:
+            return brightened(placed, self.past_gains[time]) if time in self.past_gains else placed
+        if self.light_adam is None:
+            return placed
+        return brightened(placed, (face_weights(self.normals @ pose[:3, :3].detach().T) @ self.light).exp())
+
+    def _gains(self, past: Mapping[int, Past]) -> dict[int, Tensor]:
+        """The light [N, 3] of earlier visits on its Gaussians where they stood then."""
+        out = {}
+        for time, pose in self.item.past_poses.items():
+            light = past[time].light if time in past else None
+            if light is not None and len(self.item.gaussians):
+                at = torch.as_tensor(pose, dtype=torch.float32)
+                out[time] = light.gains(self.item.gaussians.transformed(at).means, self.normals @ at[:3, :3].T)
+        return out
 
     def pull(self, config: RefineConfig) -> Tensor:
-        """Cost of being opaque and large, so that what the photos do not ask for fades."""
-        g = self.optimizer.gaussians()[self.item.num_known :]
+        """Cost of being opaque and large, so that what the photos do not ask for fades, and of being lit otherwise than the rest."""
+        g, lit = self.optimizer.gaussians()[self.item.num_known :], config.light_pull * self.light.square().mean()
         if len(g) == 0:
-            return torch.zeros(())
-        return config.opacity_pull * g.opacities.mean() + 0.1 * config.scale_pull * g.scales.mean() / self.radius
+            return lit
+        return lit + config.opacity_pull * g.opacities.mean() + 0.1 * config.scale_pull * g.scales.mean() / self.radius
 
     def step(self, progress: float) -> None:
         """One step of the optimisers; progress in [0, 1] is the share of the item's steps that is done."""
@@ -157,9 +186,10 @@ class _Movable:
             self.optimizer.params[name].data[known].lerp_(rows, 1 - self.known_factor)
         self.optimizer.params["log_scales"].data[self.item.num_known :].clamp_(max=self.max_log_scale)
         self.optimizer.adam.zero_grad(set_to_none=True)
-        if self.pose_adam is not None:
-            self.pose_adam.step()
-            self.pose_adam.zero_grad(set_to_none=True)
+        for adam in (self.pose_adam, self.light_adam):
+            if adam is not None:
+                adam.step()
+                adam.zero_grad(set_to_none=True)
 
     def result(self, config: RefineConfig) -> RefineItem:
         gaussians = self.optimizer.gaussians().detach()
@@ -199,7 +229,7 @@ def refine_visit(
     config = config or RefineConfig()
     if not items or not now:
         return list(items)
-    movables = [_Movable(item, config) for item in items]
+    movables = [_Movable(item, past, config) for item in items]
     fresh = [_patches(m, m.item.pose_now, now, frozen, config, backend) for m in movables]
     replay = [_replay(m, past, config, backend) for m in movables]
     turns = [i for i, own in enumerate(fresh) if own]

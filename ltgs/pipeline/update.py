@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ltgs.change.compare import with_mask
+from ltgs.change.lift import splat_features
 from ltgs.change.light import visit_light
 from ltgs.change.relight import fit_light_field
 from ltgs.core.chronology import Chronology, Presence
@@ -131,7 +133,7 @@ class _Update:
         chronology = with_residuals(chronology, self.visit.compare_final(chronology), backend=self.visit.backend)
         after = self.visit.compare_final(chronology)
         with self.visit.timed("light"):
-            chronology = self._relight(chronology, after)
+            chronology = self._relight(chronology, self._with_known(chronology, after, items))
         visit = self.visit
         return VisitUpdate(
             chronology, own_exposures(visit.fits, chronology.appearance[-1]), fit_quality(before, after),
@@ -164,7 +166,10 @@ class _Update:
         touched = {item.object_id for item in items}
         seen = sorted({time for item in items for time in item.past_poses})
         times = [t for t in seen if t == 0 or t in seen[-self.visit.config.past_visits :]]
-        return {t: Past(self.visit.targets_at(t), drawn_without(chronology, t, touched)) for t in times}
+        return {
+            t: Past(self.visit.targets_at(t), drawn_without(chronology, t, touched, lit=True), chronology.appearance[t].field)
+            for t in times
+        }
 
     def _without_support(self, item: RefineItem, views: Sequence[ComparedView]) -> RefineItem:
         """An object without those of its new Gaussians that paint its shadow on what it stands on.
@@ -192,6 +197,21 @@ class _Update:
             self.visit.seen_at_first, config=self.visit.config.complete,
             build=self.visit.config.build, backend=self.visit.backend, seed=self.visit.seed + self.visit.time, progress=self.visit.progress,
         )
+
+    def _with_known(
+        self, chronology: Chronology, views: Sequence[ComparedView], items: Sequence[RefineItem]
+    ) -> list[ComparedView]:
+        """The views without change where known objects are seen that were refined: what still differs there is light."""
+        known = [i.object_id for i in items if i.num_known]
+        if not known:
+            return list(views)
+        state = chronology.state_at(self.visit.time)
+        flag = torch.isin(state.object_ids, torch.tensor(known)).float()[:, None]
+        out = []
+        for view in views:
+            share = splat_features(state.gaussians.detach(), flag, view.camera, backend=self.visit.backend)[0][..., 0]
+            out.append(with_mask(view, view.mask & (share < 0.5)))
+        return out
 
     def _relight(self, chronology: Chronology, views: Sequence[ComparedView]) -> Chronology:
         """The chronology with the light field of the new time."""

@@ -16,11 +16,10 @@ from torch import Tensor
 from ltgs.change.compare import Ground, Shot, compare_altered, footprint
 from ltgs.change.compare import compare as compare_photos
 from ltgs.change.earlier import EarlierPhoto, Witness, nearest_cameras, prepare_earlier, witness
-from ltgs.change.harmonise import ColourFit, fit_colour
+from ltgs.change.harmonise import ColourFit
 from ltgs.change.lift import lift_to_gaussians
 from ltgs.change.revealed import PlanePatch
 from ltgs.change.shade import light_cues
-from ltgs.core.cameras import stack_cameras
 from ltgs.core.chronology import Chronology
 from ltgs.core.decisions import DecisionRecorder
 from ltgs.core.gaussians import Gaussians
@@ -39,7 +38,6 @@ from ltgs.pipeline.update_learned import Learned
 from ltgs.pipeline.update_parts import Cutting
 from ltgs.pipeline.update_residuals import UNSURE, expected_residuals
 from ltgs.poses.gauge import up_direction
-from ltgs.render import render
 
 Array = NDArray[np.float64]
 PhotosAt = Callable[[int], Sequence[TrainingPhoto]]
@@ -176,14 +174,10 @@ class VisitCaptures:
         """The photos of an earlier time, to be fitted as they were taken."""
         if time == 0:
             return self.first_targets
-        gaussians, targets = self.old.state_at(time).gaussians.detach(), []
-        for photo in self.stored(time) if self.stored else ():
-            with torch.no_grad():
-                out = render(gaussians, stack_cameras([photo.camera]), backend=self.backend, with_depth=False)  # type: ignore[arg-type]
-            rgb, shown = photo.rgb.astype(np.float32) / 255, out.rgb[0].clamp(0, 1).numpy()
-            fit = fit_colour(shown, rgb, out.alpha[0, ..., 0].numpy() > 0.9, config=self.config.compare.harmonise)
-            targets.append(Target(photo.camera, rgb, fit.affine, fit.gain, photo.weight))
-        return targets
+        exposures = {p.name: np.vstack([p.exposure, [0, 0, 0, 1]]) for p in self.scene.photos(time=time)}
+        light = np.vstack([self.old.appearance[time].colour, [0, 0, 0, 1]])
+        photos = self.stored(time) if self.stored else ()
+        return [Target.of_photo(p, (exposures[p.camera.name] @ light)[:3]) for p in photos]
 
     def earlier_photos(self) -> list[EarlierPhoto]:
         """All photos of the first visit."""

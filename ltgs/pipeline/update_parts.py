@@ -98,13 +98,13 @@ def motion_event(time: int, object_id: int, known: KnownObject, match: Match) ->
     return Event(time, kind, object_id, shift, turn, uncertain=bool(note), note=note)
 
 
-def drawn_without(chronology: Chronology, time: int, touched: set[int]) -> Gaussians:
-    """What is drawn at a time except the touched objects."""
+def drawn_without(chronology: Chronology, time: int, touched: set[int], *, lit: bool = False) -> Gaussians:
+    """What is drawn at a time except the touched objects; `lit` in that time's light, else in the first visit's."""
     state = chronology.state_at(time)
     keep = torch.ones(len(state.gaussians), dtype=torch.bool)
     for object_id in touched:
         keep &= state.object_ids != object_id
-    return state.gaussians[keep].detach()
+    return (state.lit() if lit else state.gaussians)[keep].detach()
 
 
 def owner_of(

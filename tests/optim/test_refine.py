@@ -34,7 +34,7 @@ def test_steps_are_shared_by_what_is_known_of_an_item() -> None:
 
 
 def test_rates_fall_to_their_last_share() -> None:
-    movable = _Movable(item(_object(np.random.default_rng(1), (0.0, 0.0, 0.0)), free_pose=True), RefineConfig(final_rate=0.2))
+    movable = _Movable(item(_object(np.random.default_rng(1), (0.0, 0.0, 0.0)), free_pose=True), {}, RefineConfig(final_rate=0.2))
     groups = [*movable.optimizer.adam.param_groups, *movable.pose_adam.param_groups]
     first = [g["lr"] for g in groups]
     for progress, factor in ((0.0, 1.0), (0.5, 0.6), (1.0, 0.2)):
