@@ -56,7 +56,7 @@ class VisitCaptures:
         self.scene, self.config, self.backend, self.seed, self.progress = scene, config, backend, seed, progress
         self.old = scene.chronology
         self.time = self.old.num_times
-        self.shots = [Shot(p.camera, p.rgb.astype(np.float32) / 255) for p in photos]
+        self.shots = [Shot(p.camera, p.rgb.astype(np.float32) / np.float32(255)) for p in photos]
         self.record = DecisionRecorder([p.camera for p in photos])
         self.replay, self.stored = list(replay), stored
         self.rng = np.random.default_rng(seed + 7919 * self.time)
@@ -169,7 +169,7 @@ class VisitCaptures:
     @cached_property
     def first_targets(self) -> list[Target]:
         """The replay photos, to be fitted as they were taken."""
-        exposures = self.first_exposures or [None] * len(self.replay)
+        exposures: Sequence[Array | None] = self.first_exposures or [None] * len(self.replay)
         return [Target.of_photo(p, e) for p, e in zip(self.replay, exposures, strict=True)]
 
     def targets_at(self, time: int) -> list[Target]:
@@ -180,7 +180,7 @@ class VisitCaptures:
         for photo in self.stored(time) if self.stored else ():
             with torch.no_grad():
                 out = render(gaussians, stack_cameras([photo.camera]), backend=self.backend, with_depth=False)  # type: ignore[arg-type]
-            rgb, shown = photo.rgb.astype(np.float32) / 255, out.rgb[0].clamp(0, 1).numpy()
+            rgb, shown = photo.rgb.astype(np.float32) / np.float32(255), out.rgb[0].clamp(0, 1).numpy()
             fit = fit_colour(shown, rgb, out.alpha[0, ..., 0].numpy() > 0.9, config=self.config.compare.harmonise)
             targets.append(Target(photo.camera, rgb, fit.affine, fit.gain, photo.weight))
         return targets
