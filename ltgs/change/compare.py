@@ -69,7 +69,7 @@ def render_state(
     with torch.no_grad():
         out = render(gaussians, stack_cameras([camera]), backend=backend, features=expected, region=region)  # type: ignore[arg-type]
     alpha = out.alpha[0]
-    statistics = out.features[0] / alpha.clamp_min(1e-3)
+    statistics = out.feature_image()[0] / alpha.clamp_min(1e-3)
     return out.rgb[0].numpy(), alpha[..., 0].numpy(), out.depth[0, ..., 0].numpy(), statistics.numpy()
 
 

@@ -81,7 +81,7 @@ def prepare_earlier(
         shown = render(first, stack_cameras([camera]), backend=backend)  # type: ignore[arg-type]
     assert shown.depth is not None
     depth = np.where(shown.alpha[0, ..., 0].numpy() > 0.5, shown.depth[0, ..., 0].numpy(), 0).astype(np.float32)
-    colours = rgb.astype(np.float32) / 255
+    colours = rgb.astype(np.float32) / np.float32(255)
     if exposure is not None:
         colours = ((colours - exposure[:, 3]) @ np.linalg.pinv(exposure[:, :3]).T).astype(np.float32)
     return EarlierPhoto(camera, colours, depth)
@@ -172,7 +172,7 @@ def _displaced(
         for du in steps:
             moved = cv2.remap(look.image, look.map_u[box] + np.float32(du), look.map_v[box] + np.float32(dv), cv2.INTER_LINEAR,
                               borderMode=cv2.BORDER_REPLICATE)
-            shown = np.where(seen[..., None], show(moved, box), photo)
+            shown = np.where(seen[..., None], show(np.asarray(moved, np.float32), box), photo)
             cues = residual_cues(torch.from_numpy(np.ascontiguousarray(shown)), target).numpy()
             # Structure varies about three times as much as colour where nothing changed.
             yield cues, cv2.GaussianBlur((cues[..., 0] * 3 + cues[..., 1]) * valid, (0, 0), sigma) / weight
@@ -200,7 +200,7 @@ def cap_by_light(cues: Image, depth: Image, seen: Witness, config: EarlierConfig
 
 def _capped(cues: Image, other: Image, depth: Image, made_for: Image, config: EarlierConfig) -> Image:
     use = np.abs(depth - made_for) <= 0.02 * np.maximum(made_for, 1e-9)
-    use &= (other < np.float32(config.convincing)).all(-1)
+    use &= (other < np.array(config.convincing, np.float32)).all(-1)
     return np.where(use[..., None], np.minimum(cues, other), cues)
 
 

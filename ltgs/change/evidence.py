@@ -71,7 +71,8 @@ def photo_noise(
 
 def _std(expected: Image, config: EvidenceConfig) -> Image:
     """[..., 2] standard deviation of the cues that is counted on."""
-    return np.maximum(expected, 0) * config.inflate + np.array([config.colour_floor, config.structure_floor], np.float32)
+    floor = np.array([config.colour_floor, config.structure_floor], np.float32)
+    return np.maximum(expected, 0) * np.float32(config.inflate) + floor
 
 
 def change_score(
@@ -123,10 +124,10 @@ def change_mask(score: Image, *, config: EvidenceConfig | None = None) -> NDArra
     config = config or EvidenceConfig()
     loose = (score > 0.6).astype(np.uint8)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
-    loose = cv2.morphologyEx(cv2.morphologyEx(loose, cv2.MORPH_OPEN, kernel), cv2.MORPH_CLOSE, kernel)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(loose, connectivity=8)
+    closed = cv2.morphologyEx(cv2.morphologyEx(loose, cv2.MORPH_OPEN, kernel), cv2.MORPH_CLOSE, kernel)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(closed, connectivity=8)
     strong = np.zeros(count, np.int64)
-    np.add.at(strong, labels[score >= 1], 1)
+    np.add.at(strong, labels[score >= 1].astype(np.int64), 1)
     keep = (stats[:, cv2.CC_STAT_AREA] >= config.min_area * score.size) & (strong >= 0.25 * config.min_area * score.size)
     keep[0] = False
     return keep[labels]

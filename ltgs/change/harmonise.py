@@ -79,7 +79,8 @@ def fit_colour(
         return ColourFit(np.eye(3, 4), np.ones_like(render, dtype=np.float32), 1e-2, known=False)
     picks = np.flatnonzero(usable)
     picks = picks[:: -(-len(picks) // config.affine_pixels)]
-    affine = _fit_affine(*(image.reshape(-1, 3)[picks].astype(np.float64) for image in (render, photo)), config)
+    source, target = (image.reshape(-1, 3)[picks].astype(np.float64) for image in (render, photo))
+    affine = _fit_affine(source, target, config)
     shown = np.clip(render @ affine[:, :3].T.astype(np.float32) + affine[:, 3].astype(np.float32), 0, 1)
     gain = np.ones_like(render, dtype=np.float32)
     sigma = config.gain_sigma * max(render.shape[:2])
@@ -94,7 +95,7 @@ def fit_colour(
     return ColourFit(affine, gain, noise)
 
 
-def _blurred(image: Image, sigma: float) -> Image:
+def _blurred(image: Image, sigma: float) -> NDArray:
     """Gaussian blur; a wide one on a smaller image, where it looks the same."""
     step = max(1, int(sigma / 8))
     height, width = image.shape[:2]

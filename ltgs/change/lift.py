@@ -41,8 +41,7 @@ def lift_to_gaussians(
         shown = render(
             frozen, stack_cameras([camera]), backend=backend, features=probe, with_depth=False, region=region  # type: ignore[arg-type]
         )
-        (shown.features[0] * channels).sum().backward()
-        out.append(probe.grad.detach())
+        out.append(torch.autograd.grad((shown.feature_image()[0] * channels).sum(), probe)[0])
     return torch.stack(out) if out else torch.zeros(0, len(frozen), 1)
 
 
@@ -56,4 +55,4 @@ def splat_features(
     """
     with torch.no_grad():
         out = render(gaussians, stack_cameras([camera]), backend=backend, features=features, with_depth=False)  # type: ignore[arg-type]
-    return out.features[0].numpy(), out.alpha[0, ..., 0].numpy()
+    return out.feature_image()[0].numpy(), out.alpha[0, ..., 0].numpy()

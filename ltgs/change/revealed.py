@@ -148,7 +148,8 @@ def _agreeing(
     def show(moved: Image, box: tuple[slice, slice]) -> Image:
         return view.light(moved, *box)
 
-    return (best_cues(view.photo, looks, show, where=asked, config=earlier) < np.float32(config.agree)).all(-1)
+    cues = best_cues(view.photo, looks, show, where=asked, config=earlier)
+    return np.all(cues < np.array(config.agree, np.float32), axis=-1)
 
 
 def _usual(view: ComparedView, patch: PlanePatch, hole: NDArray[np.bool_], config: RevealConfig) -> NDArray[np.bool_]:

@@ -91,7 +91,7 @@ def _build(size: DepthAnythingSize) -> Any:
         from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
     except ImportError as error:
         raise MissingDependency("Depth Anything V2 needs the transformers package. Run: pip install transformers") from error
-    backbone = Dinov2Config(
+    backbone = Dinov2Config(  # type: ignore[call-arg]
         hidden_size=size.width, num_hidden_layers=size.depth, num_attention_heads=size.heads, image_size=LONG_SIDE, patch_size=PATCH,
         out_indices=[tap + 1 for tap in size.taps], apply_layernorm=True, reshape_hidden_states=False,
     )

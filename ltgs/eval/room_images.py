@@ -141,8 +141,7 @@ def _share(state: SceneState, ids: set[int], camera: Camera, backend: str) -> ND
     own = torch.isin(state.object_ids, torch.tensor(sorted(ids), dtype=torch.int64)).float()[:, None]
     with torch.no_grad():
         out = render(state.gaussians, stack_cameras([camera]), backend=backend, features=own, with_depth=False)  # type: ignore[arg-type]
-    assert out.features is not None
-    return out.features[0, ..., 0].numpy()
+    return out.feature_image()[0, ..., 0].numpy()
 
 
 def _camera(photo: RoomPhoto, scene_from_room: Similarity) -> Camera:

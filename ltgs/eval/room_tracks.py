@@ -105,7 +105,7 @@ def track_report(chronology: Chronology, room: Room, room_from_scene: Similarity
     """Events, identities and poses of all times that both the scene and the room have."""
     times = range(min(chronology.num_times, room.num_times))
     places = [match_by_place(chronology, room, room_from_scene, t) for t in times]
-    truth = Counter((e.time, e.kind, e.object_id) for e in room.events if e.time in times)
+    truth: Counter[tuple[int, str, int]] = Counter((e.time, e.kind, e.object_id) for e in room.events if e.time in times)
     found, false = Counter[tuple[int, str, int]](), []
     for event in chronology.events:
         if event.time not in times or event.object_id not in object_ids(chronology):

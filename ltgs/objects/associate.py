@@ -34,9 +34,14 @@ Array = NDArray[np.float64]
 class Candidate(Protocol):
     """What association needs to know of an object."""
 
-    object_id: int
-    model: Model
-    last_pose: Array
+    @property
+    def object_id(self) -> int: ...
+
+    @property
+    def model(self) -> Model: ...
+
+    @property
+    def last_pose(self) -> Array: ...
 
 
 @dataclass(frozen=True)

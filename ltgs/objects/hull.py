@@ -240,8 +240,8 @@ def hull_instances(
             rowcol = pixels[own & (sources == i)]
             mask[rowcol[:, 0], rowcol[:, 1]] = 1
             # The subsampled pixel grid is filled up to the full mask again.
-            mask = cv2.dilate(mask, np.ones((2 * config.pixel_step - 1,) * 2, np.uint8))
-            masks.append((mask > 0) & view.mask)
+            filled = cv2.dilate(mask, np.ones((2 * config.pixel_step - 1,) * 2, np.uint8))
+            masks.append((filled > 0) & view.mask)
         weight = confirmed[own] + 1
         strong = own.nonzero()[0][weight >= np.quantile(weight, 0.5)]
         instances.append(HullInstance(points[strong], tuple(masks), sum(bool(m.any()) for m in masks)))

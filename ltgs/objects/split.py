@@ -89,10 +89,10 @@ def _regions(instance: HullInstance, views: Sequence[ComparedView], config: Spli
         labels[seen] = labels[seen] * (count + 1) + own
     _, labels = np.unique(labels, return_inverse=True)
     sizes = np.bincount(labels)
-    large = np.flatnonzero(sizes >= config.min_share * len(labels))
-    if not 2 <= len(large) <= config.max_parts:
+    kept = np.flatnonzero(sizes >= config.min_share * len(labels))
+    if not 2 <= len(kept) <= config.max_parts:
         return np.zeros(len(labels), np.int64)
-    return np.where(np.isin(labels, large), np.searchsorted(large, labels) + 1, 0).astype(np.int64)
+    return np.where(np.isin(labels, kept), np.searchsorted(kept, labels) + 1, 0).astype(np.int64)
 
 
 def _labels(points: Array, config: SplitConfig) -> NDArray[np.int64]:

@@ -79,7 +79,8 @@ def find_support(
         [M] bool, all False if no plane is found; and [4] each, unit normals towards the object and offsets.
     """
     config = config or SupportConfig()
-    taken, planes = np.zeros(len(points), bool), []
+    taken = np.zeros(len(points), bool)
+    planes: list[Array] = []
     if len(points) < 8 or len(surroundings) < 50:
         return taken, planes
     rng = np.random.default_rng(seed)
@@ -113,7 +114,7 @@ def find_support(
         rises = floor and float(np.quantile(np.abs(height[above & ~taken]), 0.9)) >= config.rises * thick
         if left < (config.level_stays if rises else config.stays) * count or (floor and stands):
             continue
-        stands = stands or (floor and (~above & ~taken).sum() > config.stands * count)
+        stands = stands or bool(floor and (~above & ~taken).sum() > config.stands * count)
         taken |= ~above
         planes.append(plane)
     return taken, planes

@@ -241,7 +241,8 @@ def revealed_surface(
         pick = (rows % config.surface_step == 0) & (columns % config.surface_step == 0)
         rows, columns = rows[pick], columns[pick]
         z, world = _behind_empty(view, rows, columns, depth[rows, columns], empty, config)
-        rows, columns, z, world = (a[np.isfinite(z)] for a in (rows, columns, z, world))
+        placed = np.isfinite(z)
+        rows, columns, z, world = rows[placed], columns[placed], z[placed], world[placed]
         if len(rows) == 0:
             continue
         spacing = z / view.camera.K[0, 0] * config.surface_step * 0.7
@@ -256,10 +257,10 @@ def _behind_empty(
 ) -> tuple[Array, Array]:
     """Depths [M] of pixels and their world points [M, 3], pushed back behind what is known to be empty; NaN if all of it is."""
     depth, blocked = depth.copy(), np.arange(len(rows))
-    for _ in range(config.push_steps if empty is not None else 0):
-        blocked = blocked[empty(unproject(view.camera, rows[blocked], columns[blocked], depth[blocked]))]
-        depth[blocked] *= config.push
     if empty is not None:
+        for _ in range(config.push_steps):
+            blocked = blocked[empty(unproject(view.camera, rows[blocked], columns[blocked], depth[blocked]))]
+            depth[blocked] *= config.push
         depth[blocked] = np.nan
     return depth, unproject(view.camera, rows, columns, depth)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,8 +52,9 @@ def training_view(
         import cv2
 
         size = (max(1, rgb.shape[1] // divisor), max(1, rgb.shape[0] // divisor))
-        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-        weight = None if weight is None else cv2.resize(weight, size, interpolation=cv2.INTER_AREA)
+        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+        if weight is not None:
+            weight = np.asarray(cv2.resize(weight, size, interpolation=cv2.INTER_AREA), np.float32)
         camera = camera.resized(*size)
     target = moved(torch.from_numpy(rgb.copy()), device)
     return stack_cameras([camera]).to(device), target, None if weight is None else moved(torch.from_numpy(weight.copy()), device)

@@ -46,7 +46,7 @@ class Target:
     def of_photo(photo: TrainingPhoto, exposure: Array | None) -> Target:
         """A stored photo with its [3, 4] colour affine."""
         matrix = np.eye(3, 4) if exposure is None else exposure
-        return Target(photo.camera, photo.rgb.astype(np.float32) / 255, matrix, None, photo.weight)
+        return Target(photo.camera, photo.rgb.astype(np.float32) / np.float32(255), matrix, None, photo.weight)
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,7 @@ def _region(frozen: Gaussians, around: Gaussians, camera: Cameras, border_px: in
     flag[len(frozen) :] = 1
     with torch.no_grad():
         out = render(both, camera, backend=backend, features=flag, with_depth=False)  # type: ignore[arg-type]
-    assert out.features is not None
-    share = (out.features[0, ..., 0] > 0.05).numpy().astype(np.uint8)
+    share = (out.feature_image()[0, ..., 0] > 0.05).numpy().astype(np.uint8)
     return torch.from_numpy(cv2.dilate(share, np.ones((2 * border_px + 1,) * 2, np.uint8)) > 0)
 
 

@@ -45,9 +45,9 @@ def expected_residual(
         matrix = torch.as_tensor(exposure, dtype=torch.float32)
         cues = residual_cues(out.rgb[0].detach() @ matrix[:, :3].T + matrix[:, 3], target8.float() / 255)
         channels = torch.cat([cues, cues.square(), torch.ones_like(cues[..., :1])], -1)
-        (out.features[0] * channels).sum().backward()
-        sums += probe.grad
-        views += (probe.grad[:, 4] > MIN_WEIGHT).float()
+        (grad,) = torch.autograd.grad((out.feature_image()[0] * channels).sum(), probe)
+        sums += grad
+        views += (grad[:, 4] > MIN_WEIGHT).float()
     mean, variance = moments(sums)
     return {"mean": mean, "variance": variance, "num_views": views, "weight": sums[:, 4]}
 

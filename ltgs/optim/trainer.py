@@ -225,7 +225,7 @@ class _Trainer:
             total = total + c.depth_weight * self.guides(index, out.depth[0, ..., 0], out.alpha[0, ..., 0])
         if probe is not None:
             # The gradient with respect to a zero feature is the Gaussian's share of the error image.
-            total = total + (out.features[0] * difference.abs().mean(-1, keepdim=True)).sum()
+            total = total + (out.feature_image()[0] * difference.abs().mean(-1, keepdim=True)).sum()
         (total if share == 1 else share * total).backward()
         if error is not None and probe is not None and probe.grad is not None:
             error += probe.grad[: len(gaussians), 0]

@@ -54,7 +54,7 @@ class VisitCaptures:
         self.scene, self.config, self.backend, self.seed, self.progress = scene, config, backend, seed, progress
         self.old = scene.chronology
         self.time = self.old.num_times
-        self.shots = [Shot(p.camera, p.rgb.astype(np.float32) / 255) for p in photos]
+        self.shots = [Shot(p.camera, p.rgb.astype(np.float32) / np.float32(255)) for p in photos]
         self.record = DecisionRecorder([p.camera for p in photos])
         self.replay, self.stored = list(replay), stored
         self.rng = np.random.default_rng(seed + 7919 * self.time)
@@ -167,7 +167,7 @@ class VisitCaptures:
     @cached_property
     def first_targets(self) -> list[Target]:
         """The replay photos, to be fitted as they were taken."""
-        exposures = self.first_exposures or [None] * len(self.replay)
+        exposures: Sequence[Array | None] = self.first_exposures or [None] * len(self.replay)
         return [Target.of_photo(p, e) for p, e in zip(self.replay, exposures, strict=True)]
 
     def targets_at(self, time: int) -> list[Target]:

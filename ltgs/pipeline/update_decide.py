@@ -61,7 +61,8 @@ class Decider:
         matches: list[Match] = []
         late: list[Array] = []
         kept = torch.ones(len(self.visit.gaussians), dtype=torch.bool)
-        views, instances = list(before), []
+        views = list(before)
+        instances: list[HullInstance] = []
         for round_index in range(self.visit.config.rounds):
             self.visit.record.stage = f"round {round_index + 1}"
             placed = [place(known[m.object_id], m) for m in matches]

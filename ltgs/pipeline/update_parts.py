@@ -92,10 +92,9 @@ def motion_event(time: int, object_id: int, known: KnownObject, match: Match) ->
     note = "rotation ambiguous: symmetric or too few pixels" if match.hypothesis.ambiguous else ""
     if match.turn_guessed:
         note = "it shows sides that nobody saw before, so its rotation is a guess"
-    kind = "moved" if known.left else "returned"
     if match.instance.num_views < 2:
         note = note or "a single photo shows it"
-    return Event(time, kind, object_id, shift, turn, uncertain=bool(note), note=note)
+    return Event(time, "moved" if known.left else "returned", object_id, shift, turn, uncertain=bool(note), note=note)
 
 
 def drawn_without(chronology: Chronology, time: int, touched: set[int], *, lit: bool = False) -> Gaussians:

@@ -152,7 +152,7 @@ class _Fit:
         long_side = max(width, height)
         self.sigma = config.detail * long_side
         small = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA) if (width, height) != photo.shape[1::-1] else photo
-        colours = small.astype(np.float32) / 255
+        colours = small.astype(np.float32) / np.float32(255)
         self.detail = self._detail(colours)
         rows, columns = np.mgrid[0:height, 0:width] // max(2, round(config.block * long_side))
         held_out = (rows + columns) % 2 == 1

@@ -29,3 +29,8 @@ class RenderOutput:
     stats: dict[str, int] = field(default_factory=dict)
     """Sums over the cameras: num_visible, num_entries (Gaussian-tile pairs), num_pairs (evaluated Gaussian-pixel pairs); empty
     for gsplat."""
+
+    def feature_image(self) -> Tensor:
+        """[C, H, W, D] the extra channels, where some were asked for."""
+        assert self.features is not None
+        return self.features

@@ -153,10 +153,10 @@ def render_reference(
         image = None if features is None else new(*shape, features.shape[1])
         none_seen = torch.zeros(0, len(gaussians), dtype=torch.bool)
         return RenderOutput(new(*shape, 3), new(*shape, 1), new(*shape, 1), image, "reference", none_seen)
-    rgb, alpha, depth = (torch.stack([v[k] for v in views]) for k in range(3))
-    image = None if features is None else torch.stack([v[3] for v in views])
-    visible = torch.stack([v[4] for v in views])
+    colours, alphas, depths, extras, seen, dropped = zip(*views, strict=True)
+    rgb, alpha, depth, visible = (torch.stack(v) for v in (colours, alphas, depths, seen))
+    image = None if features is None else torch.stack(extras)
     return RenderOutput(
-        rgb, alpha, depth if with_depth else torch.zeros_like(depth), image, "reference", visible, max(v[5] for v in views),
+        rgb, alpha, depth if with_depth else torch.zeros_like(depth), image, "reference", visible, max(dropped),
         {"num_visible": int(visible.sum())},
     )
