@@ -21,10 +21,9 @@ log = logging.getLogger("ltgs.pipeline")
 class AgainConfig:
     """Which objects are fitted again."""
 
-    score: tuple[float, float] = (0.15, 0.75)
+    score: tuple[float, float] = (0.07, 0.75)
     """Bounds of the mean change score, cut at 1, of an object's pixels: below it looks as it should, above perhaps it is not there.
-    In seven rooms objects that three photos had built had .03 to .55 in photos of later visits; those of the first visit, which many
-    photos know, up to .26, where another light shone on them: fitting them again harmed what they are elsewhere."""
+    In seven rooms objects that three photos had built had .03 to .55 in photos of later visits."""
     shown: float = 0.001
     """Least share of a photo's pixels, summed over all photos, that must show it."""
     most: int = 3
@@ -35,7 +34,7 @@ def seen_again(
     chronology: Chronology, time: int, views: Sequence[ComparedView], taken: Collection[int], config: AgainConfig, *,
     backend: str = "auto",
 ) -> list[RefineItem]:
-    """Objects that visits after the first one brought, that stand where they stood, and look otherwise in these photos.
+    """Objects of earlier visits that stand where they stood, and look otherwise in these photos.
 
     Args:
         chronology: with `time` as its newest one.
@@ -44,7 +43,7 @@ def seen_again(
     """
     ids = [
         k for k, track in chronology.tracks.items()
-        if k not in taken and chronology.templates[k].kind == "object" and chronology.templates[k].created_at and _stands(track, time)
+        if k not in taken and chronology.templates[k].kind == "object" and _stands(track, time)
     ]
     if not ids or not views:
         return []

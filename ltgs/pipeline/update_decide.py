@@ -149,8 +149,9 @@ class Decider:
         config = self.visit.config.review
         searches = [(self._search_by_colour, config.found_mean_by_colour)]
         if matches:
+            drawn = [place(known[m.object_id], m) for m in matches]
             matches = self._needed(known, matches, [], views, kept, config.found_mean)
-            instances, views = self._what_is_left(known, matches, views, kept, holes)
+            instances, views = self._what_is_left(known, matches, views, kept, holes, drawn)
             # Without a match the views are those that were searched just now.
             searches.insert(0, (self._search_again, config.found_mean))
         for search, least in searches:
@@ -162,7 +163,7 @@ class Decider:
             late = self._needed(known, found, matches, views, kept, least)
             if late:
                 matches = [*matches, *late]
-                instances, views = self._what_is_left(known, matches, views, kept, holes)
+                instances, views = self._what_is_left(known, matches, views, kept, holes, [])
         return matches, instances, views
 
     def _search_again(
@@ -208,30 +209,49 @@ class Decider:
             others: matches that are sure.
             least: mean drop of the score that an object must bring.
         """
-        if not matches:
-            return []
+        left, drawn = list(matches), [place(known[m.object_id], m) for m in matches]
+        while left:
+            gains = self._gains(known, left, others, views, kept, drawn)
+            short = [i for i, g in enumerate(gains) if g is not None and (g[0] < least or g[1] < self.visit.config.review.found_least)]
+            if not short:
+                return [m if g is None else replace(m, explained=g[0]) for m, g in zip(left, gains, strict=True)]
+            # One by one: drawn at a wrong place, an object takes from what another one explains there.
+            worst = left.pop(min(short, key=lambda i: gains[i] or (0.0, 0.0)))
+            self.visit.record.withdraw(worst.object_id, "drawn there the object explains too little of the photos")
+        return left
+
+    def _gains(
+        self, known: Mapping[int, KnownObject], matches: Sequence[Match], others: Sequence[Match], views: Sequence[ComparedView],
+        kept: Tensor, drawn: Sequence[Gaussians],
+    ) -> list[tuple[float, float] | None]:
+        """How much every one of the matches explains where all of them, and the others, are drawn; see `needed`.
+
+        Args:
+            drawn: what else may be drawn in the views.
+        """
         everything = [place(known[m.object_id], m) for m in (*matches, *others)]
-        together = self.visit.compare_kept(views, Gaussians.concatenate(everything), kept, everything)
-        out = []
+        together = self.visit.compare_kept(views, Gaussians.concatenate([*everything, *drawn]), kept, everything)
+        out: list[tuple[float, float] | None] = []
         for index, match in enumerate(matches):
             rest = [p for i, p in enumerate(everything) if i != index]
-            gain = needed(self.visit.compare_kept(together, everything[index], kept, rest), together, self.visit.config.review)
-            log.info("object %d where it was found: the score drops by %s", match.object_id, gain)
-            if gain is None or (gain[0] >= least and gain[1] >= self.visit.config.review.found_least):
-                out.append(match if gain is None else replace(match, explained=gain[0]))
-            else:
-                self.visit.record.withdraw(match.object_id, "drawn there the object explains too little of the photos")
+            out.append(needed(self.visit.compare_kept(together, everything[index], kept, rest), together, self.visit.config.review))
+            log.info("object %d where it was found: the score drops by %s", match.object_id, out[-1])
         return out
 
     def _what_is_left(
         self, known: Mapping[int, KnownObject], matches: Sequence[Match], views: Sequence[ComparedView], kept: Tensor,
-        holes: Sequence[NDArray[np.bool_]],
+        holes: Sequence[NDArray[np.bool_]], drawn: Sequence[Gaussians],
     ) -> tuple[list[HullInstance], list[ComparedView]]:
-        """New content beside the objects that were found, and the views with these drawn where they are."""
+        """New content beside the objects that were found, and the views with these drawn where they are.
+
+        Args:
+            views: captures against the kept Gaussians and any of the placed objects.
+            drawn: what else may be drawn there, because it was taken for found.
+        """
         self.visit.record.stage = "what is left"
         placed = [place(known[m.object_id], m) for m in matches]
         with self.visit.timed("instances"):
-            views = self.visit.compare_kept(views, Gaussians.concatenate(placed), kept, placed)
+            views = self.visit.compare_kept(views, Gaussians.concatenate([*placed, *drawn]), kept, placed)
             instances, num_outside = self._new_content(views, holes, {})
         return instances[:num_outside], views
 

@@ -31,6 +31,11 @@ class RenderOutput:
     for gsplat."""
 
     def feature_image(self) -> Tensor:
-        """[C, H, W, D] the extra channels, where some were asked for."""
-        assert self.features is not None
+        """[C, H, W, D] the extra channels.
+
+        Raises:
+            ValueError: none were asked for.
+        """
+        if self.features is None:
+            raise ValueError("no extra channels were rendered.")
         return self.features
