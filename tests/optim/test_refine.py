@@ -8,6 +8,7 @@ import torch
 
 from ltgs.core.cameras import stack_cameras
 from ltgs.core.gaussians import Gaussians
+from ltgs.core.light_field import LightField, brightened
 from ltgs.core.sh import dc_to_rgb, rgb_to_dc
 from ltgs.optim.patch import Target
 from ltgs.optim.refine import Past, RefineConfig, RefineItem, _Movable, _schedule, refine_visit
@@ -79,3 +80,25 @@ def test_what_an_earlier_visit_showed_is_not_forgotten() -> None:
         change[name] = float((new.gaussians.sh - thing.sh).abs().mean())
     assert change["none"] == change["not at hand"], "where it was not seen, photos say nothing about it"
     assert change["earlier"] < 0.7 * change["none"]
+
+
+def test_light_is_told_apart_from_an_items_own_colours() -> None:
+    """Now it stands in the shade, as it did once before, when the visit's light field said so: it is made of the same colours."""
+    rng = np.random.default_rng(5)
+    place, thing = _place(rng), _object(rng, (0.2, 0.3, 0.25))
+    shade = LightField(torch.full((3,), -5.0), 10.0, torch.full((2, 2, 2, 6, 3), float(np.log(0.5))), torch.zeros(3))
+    dark = brightened(thing, torch.full((len(thing), 3), 0.5))
+    cameras = [_camera("t.png", 1, a) for a in (-0.3, 0.0, 0.3)]
+
+    def targets(seen: Gaussians) -> list[Target]:
+        both = Gaussians.concatenate([place, seen])
+        return [Target(c, photograph(both, a), np.eye(3, 4)) for c, a in zip(cameras, (-0.3, 0.0, 0.3), strict=True)]
+
+    bright, shaded, own = targets(thing), targets(dark), item(thing, num_known=len(thing), past_poses={0: np.eye(4), 1: np.eye(4)})
+    change = {}
+    for name, past in (
+        ("as it was", {0: Past(bright, place), 1: Past(shaded, place, shade)}), ("light not known", {1: Past(shaded, place)}),
+    ):
+        (new,) = refine_visit(place, [own], shaded, past, config=RefineConfig(steps=90))
+        change[name] = float((new.gaussians.sh - thing.sh).abs().mean())
+    assert change["as it was"] < 0.4 * change["light not known"]
