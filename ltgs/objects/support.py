@@ -42,6 +42,8 @@ class SupportConfig:
     """The same of a level plane beneath the object: it stands on something, and a board at eye level is seen as a narrow strip."""
     level_below: float = 0.1
     """Largest share of the object's points beneath such a plane: the top of a thing beside the object is as level."""
+    level_held: float = 0.4
+    """More may lie beneath it, up to this share of what lies in it: a board was cut out with the object, its underside as well."""
     level: float = 0.96
     """Least cosine between the normal of a level plane and the vertical."""
     one_side: float = 0.9
@@ -107,7 +109,8 @@ def find_support(
             above, below, plane = below, above, -plane
         # What another plane has taken says nothing about this one: behind an object on a board there is a wall.
         count, left, right = (~taken).sum(), (above & ~taken).sum(), (below & ~taken).sum()
-        floor = plane[:3] @ up >= config.level and right <= config.level_below * count
+        held_own = (~above & ~below & ~taken).sum()
+        floor = plane[:3] @ up >= config.level and right <= max(config.level_below * count, config.level_held * held_own)
         one_side = config.level_one_side if floor else config.one_side
         if left < max(one_side * (left + right), 1) or (held < enough and not floor):
             continue

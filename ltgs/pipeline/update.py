@@ -130,10 +130,11 @@ class _Update:
             chronology = review(chronology, self.visit, hidden)
         with self.visit.timed("complete"):
             chronology = self._complete(chronology, self.visit.compare_final(chronology))
-        chronology = with_residuals(chronology, self.visit.compare_final(chronology), backend=self.visit.backend)
-        after = self.visit.compare_final(chronology)
+        views = self.visit.compare_final(chronology)
         with self.visit.timed("light"):
-            chronology = self._relight(chronology, self._with_known(chronology, after, items))
+            chronology = self._relight(chronology, self._with_known(chronology, views, items))
+            chronology = with_residuals(chronology, self.visit.in_light(chronology, views), backend=self.visit.backend)
+        after = self.visit.compare_final(chronology)
         visit = self.visit
         return VisitUpdate(
             chronology, own_exposures(visit.fits, chronology.appearance[-1]), fit_quality(before, after),

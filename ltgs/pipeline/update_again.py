@@ -24,6 +24,8 @@ class AgainConfig:
     score: tuple[float, float] = (0.07, 0.75)
     """Bounds of the mean change score, cut at 1, of an object's pixels: below it looks as it should, above perhaps it is not there.
     In seven rooms objects that three photos had built had .03 to .55 in photos of later visits."""
+    agreed: float = 0.15
+    """Least share of its pixels that agree with the photos: one that was not seen to leave must not become what stands there now."""
     shown: float = 0.001
     """Least share of a photo's pixels, summed over all photos, that must show it."""
     most: int = 3
@@ -52,10 +54,15 @@ def seen_again(
     shares = [splat_features(state.gaussians.detach(), flags, v.camera, backend=backend)[0] > 0.5 for v in views]
     pixels = np.array([s.sum((0, 1)) for s in shares]).sum(0)
     wrong = np.array([(np.clip(v.score, 0, 1)[..., None] * s).sum((0, 1)) for v, s in zip(views, shares, strict=True)]).sum(0)
+    right = np.array([((v.agreed & ~v.mask)[..., None] & s).sum((0, 1)) for v, s in zip(views, shares, strict=True)]).sum(0)
     mean = wrong / np.maximum(pixels, 1)
     fits = (mean >= config.score[0]) & (mean <= config.score[1]) & (pixels >= config.shown * views[0].mask.size)
+    fits &= right >= config.agreed * pixels
     picks = [i for i in np.argsort(-wrong, kind="stable") if fits[i]][: config.most]
-    log.info("fitted again: %s", {ids[i]: round(float(mean[i]), 2) for i in picks})
+    log.info("wrong and right shares of what stands: %s", {
+        k: (round(float(m), 2), round(float(r / max(p, 1)), 2)) for k, m, r, p in zip(ids, mean, right, pixels, strict=True)
+    })
+    log.info("fitted again: %s", [ids[i] for i in picks])
     return [_item(chronology, ids[i], time) for i in picks]
 
 

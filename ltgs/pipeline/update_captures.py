@@ -20,6 +20,7 @@ from ltgs.change.harmonise import ColourFit
 from ltgs.change.lift import lift_to_gaussians
 from ltgs.change.revealed import PlanePatch
 from ltgs.change.shade import light_cues
+from ltgs.core.cameras import stack_cameras
 from ltgs.core.chronology import Chronology
 from ltgs.core.decisions import DecisionRecorder
 from ltgs.core.gaussians import Gaussians
@@ -38,6 +39,7 @@ from ltgs.pipeline.update_learned import Learned
 from ltgs.pipeline.update_parts import Cutting
 from ltgs.pipeline.update_residuals import UNSURE, expected_residuals
 from ltgs.poses.gauge import up_direction
+from ltgs.render import render
 
 Array = NDArray[np.float64]
 PhotosAt = Callable[[int], Sequence[TrainingPhoto]]
@@ -126,6 +128,16 @@ class VisitCaptures:
             final = chronology.state_at(self.time)
             self._final = chronology, self.compare(final.gaussians, self.expected_of(chronology, final.object_ids))
         return self._final[1]
+
+    def in_light(self, chronology: Chronology, views: Sequence[ComparedView]) -> list[ComparedView]:
+        """Views against the newest time of a chronology that show it in the light stored for that time."""
+        lit, out = chronology.state_at(self.time).lit().detach(), []
+        for view in views:
+            with torch.no_grad():
+                rgb = render(lit, stack_cameras([view.camera]), backend=self.backend, with_depth=False).rgb[0].numpy()  # type: ignore[arg-type]
+            shown = rgb @ view.colour_affine[:, :3].T + view.colour_affine[:, 3]
+            out.append(replace(view, shown=np.clip(shown, 0, 1).astype(np.float32)))
+        return out
 
     def before(self) -> list[ComparedView]:
         """The captures against the scene of the visit before; fits their light and asks the first visit's photos."""

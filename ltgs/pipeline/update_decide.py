@@ -13,24 +13,22 @@ from torch import Tensor
 
 from ltgs.change.compare import with_mask
 from ltgs.change.revealed import PlanePatch, Revealed, find_revealed
-from ltgs.core.chronology import BACKGROUND_ID, Presence
 from ltgs.core.gaussians import Gaussians, template_radius
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match, match_instances
-from ltgs.objects.backing import Model
-from ltgs.objects.carve import VacatedSet, pixel_footprint
+from ltgs.objects.carve import VacatedSet
 from ltgs.objects.hull import HullInstance
 from ltgs.objects.join import join_pieces
 from ltgs.objects.palette import pixels_like, template_palette
 from ltgs.objects.removal import hole_masks
-from ltgs.objects.split import main_body, split_instance
-from ltgs.objects.templates import framed
+from ltgs.objects.split import split_instance
 from ltgs.pipeline.update_assemble import Decisions
 from ltgs.pipeline.update_captures import VisitCaptures
+from ltgs.pipeline.update_inventory import Inventory
 from ltgs.pipeline.update_left import Departures
 from ltgs.pipeline.update_leftover import Leftovers
 from ltgs.pipeline.update_new import NewContent
-from ltgs.pipeline.update_parts import Cutting, KnownObject, place, sinks, with_doubt
+from ltgs.pipeline.update_parts import KnownObject, place, sinks, with_doubt
 from ltgs.pipeline.update_proofs import needed
 
 log = logging.getLogger("ltgs.pipeline")
@@ -44,8 +42,7 @@ class Decider:
         self.visit = visit
         self.content = NewContent(visit)
         self.left = Departures(visit)
-        self.remains: list[tuple[int, Cutting]] = []
-        """Pieces of objects, by id, that were not cut out with them."""
+        self.inventory = Inventory(visit, self.left.piece_of)
         self.patches: list[PlanePatch] = []
         """Planes around what left."""
         self.revealed: list[Revealed] = []
@@ -57,7 +54,7 @@ class Decider:
         An object found at a new place is drawn there before the next round, so that what stood there before can be seen to
         have left too (two objects that changed places).
         """
-        known: dict[int, KnownObject] = {}
+        known = self.inventory.known
         matches: list[Match] = []
         late: list[Array] = []
         kept = torch.ones(len(self.visit.gaussians), dtype=torch.bool)
@@ -75,7 +72,7 @@ class Decider:
                 break
             if round_index:
                 late += [self.visit.gaussians.means[s.members].double().median(0).values.numpy() for s in sets]
-            self._add_known(known, sets, views)
+            self.inventory.add(sets, views)
             with self.visit.timed("instances"):
                 bare = self.visit.compare_kept(views, Gaussians.concatenate(placed), kept, [])
                 holes = hole_masks(before, bare)
@@ -98,7 +95,7 @@ class Decider:
         matches = [with_doubt(known[m.object_id], m, sure, spread) for m in matches]
         new = join_pieces(self.content.for_sure(instances, views), views, config=self.visit.config.join)
         camouflaged = [self.content.camouflaged(i, views) for i in new]
-        return Decisions(known, matches, new, views, holes, self.visit.record, self.remains, camouflaged)
+        return Decisions(known, matches, new, views, holes, self.visit.record, self.inventory.remains, camouflaged)
 
     def _without_leftovers(
         self, known: Mapping[int, KnownObject], matches: Sequence[Match], instances: Sequence[HullInstance],
@@ -107,17 +104,12 @@ class Decider:
         """The views without what was left over of objects that left, and the holes with those that it leaves."""
         self.visit.record.stage = "leftovers"
         leftovers = Leftovers(self.visit, kept, [place(known[m.object_id], m) for m in matches], instances)
-        surfaces = self._surfaces()
         after = list(views)
-        for obj in known.values():
-            gone, after = leftovers.of(obj, after) if obj.left else (kept[:0], after)
+        for obj in [o for o in known.values() if o.left]:
+            gone, after = leftovers.of(obj, after)
             if len(gone):
-                self.remains.append((obj.object_id, self._cutting(gone, surfaces)))
+                self.inventory.add_remains(obj.object_id, gone)
         return after, [h | o for h, o in zip(holes, hole_masks(views, after), strict=True)]
-
-    def _surfaces(self) -> list[int]:
-        """Ids of the stored surfaces that are drawn."""
-        return [k for k in self.visit.ids.unique().tolist() if k and self.visit.old.templates[k].kind == "surface"]
 
     def _uncover(self, sets: Sequence[VacatedSet], views: Sequence[ComparedView], holes: Sequence[NDArray[np.bool_]]) -> None:
         """Look for the surfaces around what left in the holes [H, W] that it left.
@@ -320,78 +312,6 @@ class Decider:
                 match = replace(again[0], explained=match.explained) if again else match
             out.append(match)
         return out
-
-    def _add_known(self, known: dict[int, KnownObject], sets: Sequence[VacatedSet], views: Sequence[ComparedView]) -> None:
-        """Add objects that left now (cut out of the background, or templates already) and templates absent before.
-
-        Args:
-            views: captures against what remains without the sets.
-        """
-        next_id = max([self.visit.old.next_id - 1, *known]) + 1
-        surfaces = self._surfaces()
-        for vacated in sets:
-            owners = self.visit.ids[vacated.members]
-            for object_id in owners[owners > 0].unique().tolist():
-                share = float((owners == object_id).sum()) / max(1, int((self.visit.ids == object_id).sum()))
-                if share > 0.4 and object_id not in known and self.visit.old.templates[object_id].kind == "object":
-                    known[object_id] = self._stored(object_id, views, left=True)
-            still = vacated.members[(owners == BACKGROUND_ID) | torch.isin(owners, torch.tensor(surfaces, dtype=owners.dtype))]
-            if len(still) < max(8, 0.5 * len(vacated.members)):
-                continue
-            owner = self.left.piece_of(still) or self._patch_of(still, surfaces)
-            if owner:
-                self.remains.append((owner, self._cutting(still, surfaces)))
-                continue
-            beneath = self._beneath(still, views)
-            own, footing = self._cutting(still[~beneath], surfaces), self._cutting(still[beneath], surfaces)
-            log.info("cut out: %d Gaussians of the first visit, without %d of what is beneath", len(own.members), int(beneath.sum()))
-            if len(own.members) >= self.visit.config.carve.least:
-                template, pose = framed(own.gaussians)
-                template = self.visit.sharpened(template, pose, own)
-                model = self.visit.with_base(self.visit.model(template, pose), pose, views)
-                known[next_id] = KnownObject(next_id, template, pose, True, model, own, footing if beneath.any() else None)
-                next_id += 1
-        for object_id, track in self.visit.old.tracks.items():
-            absent = track.presence[-1] == Presence.ABSENT
-            if absent and object_id not in known and self.visit.old.templates[object_id].kind == "object":
-                known[object_id] = self._stored(object_id, views, left=False)
-
-    def _beneath(self, members: Tensor, views: Sequence[ComparedView]) -> Tensor:
-        """[M] bool: which of a set's Gaussians are no part of the thing: what it stands on, and what lies scattered around it.
-
-        Args:
-            views: captures without the set.
-        """
-        beneath = self.visit.in_support(self.visit.gaussians[members], views)
-        link = self.visit.config.carve.link_px * pixel_footprint(views)
-        body = main_body(self.visit.gaussians[members[~beneath]], link, config=self.visit.config.split)
-        beneath[(~beneath).nonzero()[:, 0][~body]] = True
-        return beneath
-
-    def _patch_of(self, members: Tensor, surfaces: Sequence[int]) -> int:
-        """The surface that most of a set belongs to, 0 if none: a patch of it was wrong, but no thing has left.
-
-        A surface that completes what the first visit hardly saw is shown from then on, and holds things as the background does.
-        """
-        late = [k for k in surfaces if self.visit.old.tracks[k].presence[0] == Presence.ABSENT]
-        shares = {k: float((self.visit.ids[members] == k).float().mean()) for k in late}
-        return max(shares, key=shares.__getitem__) if sum(shares.values()) > 0.5 else 0
-
-    def _cutting(self, members: Tensor, surfaces: Sequence[int]) -> Cutting:
-        """Members of a set by where they come from: the background, or one of the surfaces."""
-        static = self.visit.old.static_mask.nonzero()[:, 0]
-        rows = {k: members[self.visit.ids[members] == k] - int((self.visit.ids == k).nonzero()[0]) for k in surfaces}
-        return Cutting(
-            self.visit.gaussians[members], static[members[self.visit.ids[members] == BACKGROUND_ID]],
-            {k: r for k, r in rows.items() if len(r)},
-        )
-
-    def _stored(self, object_id: int, views: Sequence[ComparedView], *, left: bool) -> KnownObject:
-        template, track = self.visit.old.templates[object_id].gaussians, self.visit.old.tracks[object_id]
-        at_first = track.presence[0] == Presence.PRESENT
-        model = self.visit.model(template, track.world_from_object[0]) if at_first else Model(template)
-        model = self.visit.with_base(model, track.last_pose(), views)
-        return KnownObject(object_id, template, track.last_pose(), left, model)
 
 
 def _distinct(instances: Sequence[HullInstance], num_first: int, same: float) -> list[HullInstance]:

@@ -56,7 +56,7 @@ def with_residuals(chronology: Chronology, views: Sequence[ComparedView], *, bac
     """The chronology with the residual of every template that the newest visit's photos show and whose residual is not known.
 
     Args:
-        views: those photos compared with the chronology's last time.
+        views: those photos compared with the chronology's last time, in its light.
     """
     time = chronology.num_times - 1
     asked = [k for k in chronology.present_ids(time) if chronology.templates[k].residual is None]

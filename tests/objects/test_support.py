@@ -90,6 +90,15 @@ def test_a_small_thing_leaves_a_table_behind_of_which_more_was_cut_out() -> None
     assert found[200:].mean() > 0.95 and found[:200].mean() < 0.15
 
 
+def test_the_underside_of_a_board_goes_with_what_of_it_was_cut_out() -> None:
+    level = np.column_stack([RNG.uniform(-0.3, 0.3, (250, 2)), RNG.normal(0, 0.004, 250)])
+    under = np.column_stack([RNG.uniform(-0.3, 0.3, (85, 2)), RNG.uniform(-0.08, -0.04, 85)])
+    found = in_support(np.concatenate([box(260), level, under]), sheet(3000, 0.8), UP)
+    assert found[260:].mean() > 0.95 and found[:260].mean() < 0.12
+    alone = in_support(np.concatenate([box(260), under]), sheet(3000, 0.8), UP)
+    assert not alone.any(), "so much beneath it, and hardly anything in it: the top of a thing beside it"
+
+
 def test_a_thin_thing_on_a_table_keeps_its_own_face() -> None:
     page = np.column_stack([RNG.uniform(-0.15, 0.15, (200, 2)), RNG.normal(0.002, 0.001, 200)])
     assert not in_support(page, sheet(3000, 0.8), UP).any()

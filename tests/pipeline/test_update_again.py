@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from solids import at, box
 from test_update import CONFIG, FIRST, shots
 
@@ -22,8 +23,8 @@ from ltgs.pipeline.update_captures import VisitCaptures
 THING = box((0.2, 0.2, 0.14), 11)
 POSE = make_rigid(np.eye(3), np.array([0.05, -0.42, 0.0]))
 TRUE = Gaussians.concatenate([FIRST, at(THING, 0.05, -0.42)])
-WRONG = replace(THING, sh=0.35 * THING.sh + 0.2)
-"""As one visit's photos might have left it."""
+WRONG = replace(THING, sh=torch.where(THING.means[:, :1, None] > 0, 0.1 * THING.sh, THING.sh))
+"""As one visit's photos might have left it: they saw one side only."""
 
 
 def scene(template: Gaussians, poses: tuple[np.ndarray, ...] = (POSE, POSE)) -> Scene:
@@ -62,7 +63,8 @@ def test_a_thing_that_looks_otherwise_is_fitted_again_where_it_stood() -> None:
     assert list(item.past_poses) == [1], "it was not there at the first visit"
     assert seen_again(longer.chronology, 2, views, {1}, AgainConfig()) == [], "fitted anyway"
     assert seen_again(longer.chronology, 2, views, set(), AgainConfig(shown=0.5)) == [], "hardly seen"
-    assert seen_again(longer.chronology, 2, views, set(), AgainConfig(score=(0.0, 0.1))) == [], "so wrong that it may be gone"
+    assert seen_again(longer.chronology, 2, views, set(), AgainConfig(score=(0.0, 0.02))) == [], "so wrong that it may be gone"
+    assert seen_again(longer.chronology, 2, views, set(), AgainConfig(agreed=0.9)) == [], "hardly anything agrees"
     assert seen_again(longer.chronology, 2, [], set(), AgainConfig()) == []
 
 

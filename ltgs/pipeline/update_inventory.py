@@ -1,0 +1,120 @@
+"""Objects that can explain new content: what left now, cut out of the place, and stored ones that are away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ltgs.core.chronology import BACKGROUND_ID, Presence
+from ltgs.core.views import ComparedView
+from ltgs.objects.backing import Model
+from ltgs.objects.carve import VacatedSet, pixel_footprint
+from ltgs.objects.split import main_body
+from ltgs.objects.templates import framed
+from ltgs.pipeline.update_captures import VisitCaptures
+from ltgs.pipeline.update_parts import Cutting, KnownObject
+
+log = logging.getLogger("ltgs.pipeline")
+
+
+class Inventory:
+    """Collects them while a visit is decided about."""
+
+    def __init__(self, visit: VisitCaptures, piece_of: Callable[[Tensor], int]) -> None:
+        """
+        Args:
+            piece_of: the object that Gaussians [M] of the state can only be a piece of, 0 if none.
+        """
+        self.visit, self.piece_of = visit, piece_of
+        self.known: dict[int, KnownObject] = {}
+        """By their ids; those of objects that left now and had none are new."""
+        self.remains: list[tuple[int, Cutting]] = []
+        """Pieces of objects and surfaces, by id, that were not cut out with them."""
+        self.surfaces = [k for k in visit.ids.unique().tolist() if k and visit.old.templates[k].kind == "surface"]
+        """Ids of the stored surfaces that are drawn."""
+
+    def add(self, sets: Sequence[VacatedSet], views: Sequence[ComparedView]) -> None:
+        """Add objects that left now (cut out of the background, or templates already) and templates absent before.
+
+        Args:
+            views: captures against what remains without the sets.
+        """
+        for vacated in sets:
+            owners = self.visit.ids[vacated.members]
+            for object_id in owners[owners > 0].unique().tolist():
+                share = float((owners == object_id).sum()) / max(1, int((self.visit.ids == object_id).sum()))
+                if share > 0.4 and object_id not in self.known and self.visit.old.templates[object_id].kind == "object":
+                    self.known[object_id] = self._stored(object_id, views, left=True)
+            still = vacated.members[(owners == BACKGROUND_ID) | torch.isin(owners, torch.tensor(self.surfaces, dtype=owners.dtype))]
+            if len(still) < max(8, 0.5 * len(vacated.members)):
+                continue
+            owner = self.piece_of(still) or self._patch_of(still)
+            if owner:
+                self.add_remains(owner, still)
+            else:
+                self._cut_out(still, views)
+        for object_id, track in self.visit.old.tracks.items():
+            absent = track.presence[-1] == Presence.ABSENT
+            if absent and object_id not in self.known and self.visit.old.templates[object_id].kind == "object":
+                self.known[object_id] = self._stored(object_id, views, left=False)
+
+    def _cut_out(self, members: Tensor, views: Sequence[ComparedView]) -> None:
+        """Add what a set makes up, if there is enough of it, as an object that nobody knew.
+
+        Args:
+            views: captures without the set.
+        """
+        beneath = self._beneath(members, views)
+        own, footing = self._cutting(members[~beneath]), self._cutting(members[beneath])
+        log.info("cut out: %d Gaussians of the first visit, without %d of what is beneath", len(own.members), int(beneath.sum()))
+        if len(own.members) < self.visit.config.carve.least:
+            return
+        object_id = max([self.visit.old.next_id - 1, *self.known]) + 1
+        template, pose = framed(own.gaussians)
+        template = self.visit.sharpened(template, pose, own)
+        model = self.visit.with_base(self.visit.model(template, pose), pose, views)
+        self.known[object_id] = KnownObject(object_id, template, pose, True, model, own, footing if beneath.any() else None)
+
+    def add_remains(self, owner: int, members: Tensor) -> None:
+        """Gaussians [M] of the state go that were not cut out with their owner."""
+        self.remains.append((owner, self._cutting(members)))
+
+    def _beneath(self, members: Tensor, views: Sequence[ComparedView]) -> Tensor:
+        """[M] bool: which of a set's Gaussians are no part of the thing: what it stands on, and what lies scattered around it.
+
+        Args:
+            views: captures without the set.
+        """
+        beneath = self.visit.in_support(self.visit.gaussians[members], views)
+        link = self.visit.config.carve.link_px * pixel_footprint(views)
+        body = main_body(self.visit.gaussians[members[~beneath]], link, config=self.visit.config.split)
+        beneath[(~beneath).nonzero()[:, 0][~body]] = True
+        return beneath
+
+    def _patch_of(self, members: Tensor) -> int:
+        """The surface that most of a set belongs to, 0 if none: a patch of it was wrong, but no thing has left.
+
+        A surface that completes what the first visit hardly saw is shown from then on, and holds things as the background does.
+        """
+        late = [k for k in self.surfaces if self.visit.old.tracks[k].presence[0] == Presence.ABSENT]
+        shares = {k: float((self.visit.ids[members] == k).float().mean()) for k in late}
+        return max(shares, key=shares.__getitem__) if sum(shares.values()) > 0.5 else 0
+
+    def _cutting(self, members: Tensor) -> Cutting:
+        """Members of a set by where they come from: the background, or one of the surfaces."""
+        static = self.visit.old.static_mask.nonzero()[:, 0]
+        rows = {k: members[self.visit.ids[members] == k] - int((self.visit.ids == k).nonzero()[0]) for k in self.surfaces}
+        return Cutting(
+            self.visit.gaussians[members], static[members[self.visit.ids[members] == BACKGROUND_ID]],
+            {k: r for k, r in rows.items() if len(r)},
+        )
+
+    def _stored(self, object_id: int, views: Sequence[ComparedView], *, left: bool) -> KnownObject:
+        template, track = self.visit.old.templates[object_id].gaussians, self.visit.old.tracks[object_id]
+        at_first = track.presence[0] == Presence.PRESENT
+        model = self.visit.model(template, track.world_from_object[0]) if at_first else Model(template)
+        model = self.visit.with_base(model, track.last_pose(), views)
+        return KnownObject(object_id, template, track.last_pose(), left, model)
