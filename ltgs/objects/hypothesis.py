@@ -100,7 +100,7 @@ def spread_of_ties(ranked: Sequence[tuple[Array, float]], radius: float, config:
     """[6, 6] what other poses add to the covariance of the best: the chance of each falls off with its cost.
 
     Args:
-        radius: the object's, scene units.
+        radius: the object's, scene units, if it may have its middle elsewhere because only one side of it is known; else 0.
     """
     pose, cost = ranked[0]
     weights = [float(np.exp(-(c / max(cost, 1e-12) - 1) / config.tie_scale)) for _, c in ranked[1:]]

@@ -207,7 +207,8 @@ def _hypothesis(
         c < cost * config.symmetry_tie and rotation_angle_deg(p[:3, :3].T @ pose[:3, :3]) > 20 for p, c in ranked[1:]
     )
     covariance = covariance_at(model, pose, fine, config.cost, config.uncertainty, backend)
-    covariance += spread_of_ties([*ranked, *others], model.radius, config.uncertainty)
+    one_sided = model.radius if model.num_guessed else 0.0
+    covariance += spread_of_ties([*ranked, *others], one_sided, config.uncertainty)
     return PoseHypothesis(pose, *_strict_costs(model, pose, fine, config, backend), covariance, ambiguous, tuple(ranked))
 
 
