@@ -66,8 +66,13 @@ def brightened(gaussians: Gaussians, gain: Tensor) -> Gaussians:
 
 def face_weights(normals: Tensor) -> Tensor:
     """[N, 6] how much a surface that faces `normals` [N, 3] looks at each face of an ambient cube; they sum to 1."""
-    weight = normals.square() / normals.square().sum(1, keepdim=True).clamp_min(1e-12)
+    weight = _axis_weights(normals)
     return torch.stack([weight * (normals <= 0), weight * (normals > 0)], 2).flatten(1)
+
+
+def _axis_weights(normals: Tensor) -> Tensor:
+    """[N, 3] the squared normal [N, 3], 1 in all."""
+    return normals.square() / normals.square().sum(1, keepdim=True).clamp_min(1e-12)
 
 
 def stencil(
@@ -83,7 +88,7 @@ def stencil(
     place = torch.minimum(place, (size - 1).to(place) - 1e-4)
     low = place.floor().long()
     part = place - low
-    axis_weight = normals.square() / normals.square().sum(1, keepdim=True).clamp_min(1e-12)
+    axis_weight = _axis_weights(normals)
     face = 2 * torch.arange(3, device=means.device) + (normals > 0).long()
     index, weight = [], []
     for corner in range(8):

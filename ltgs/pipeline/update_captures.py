@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -83,6 +84,10 @@ class VisitCaptures:
     def fits(self) -> list[ColourFit]:
         """The light of every photo, from the visit before to this one."""
         return [ground.fit for ground in self.grounds]
+
+    def drawn_ids(self, kind: Literal["object", "surface"]) -> list[int]:
+        """Ids of the stored templates of a kind of which the state shows something."""
+        return [k for k in self.ids.unique().tolist() if k and self.old.templates[k].kind == kind]
 
     def compare(self, gaussians: Gaussians, expected: Tensor) -> list[ComparedView]:
         """The captures against some Gaussians with their expected residuals [N, 4], on the grounds fitted before."""

@@ -33,7 +33,7 @@ class Inventory:
         """By their ids; those of objects that left now and had none are new."""
         self.remains: list[tuple[int, Cutting]] = []
         """Pieces of objects and surfaces, by id, that were not cut out with them."""
-        self.surfaces = [k for k in visit.ids.unique().tolist() if k and visit.old.templates[k].kind == "surface"]
+        self.surfaces = visit.drawn_ids("surface")
         """Ids of the stored surfaces that are drawn."""
 
     def add(self, sets: Sequence[VacatedSet], views: Sequence[ComparedView]) -> None:

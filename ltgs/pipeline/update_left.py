@@ -189,8 +189,7 @@ class Departures:
 
     def _standing(self, kept: Tensor) -> list[Tensor]:
         """Stored objects of which everything is still kept: indices [M] into the state's Gaussians."""
-        templates = self.visit.old.templates
-        rows = [(self.visit.ids == k).nonzero()[:, 0] for k in self.visit.ids.unique().tolist() if k and templates[k].kind == "object"]
+        rows = [(self.visit.ids == k).nonzero()[:, 0] for k in self.visit.drawn_ids("object")]
         return [m for m in rows if kept[m].all()]
 
     def _never_was(self, members: Tensor) -> str:

@@ -34,9 +34,7 @@ class Leftovers:
             new: content that is not drawn yet; its pixels say nothing.
         """
         self.visit, self.config, self.kept, self.placed = visit, visit.config.leftovers, kept.clone(), list(placed)
-        templates = visit.old.templates
-        things = [k for k in visit.ids.unique().tolist() if k and templates[k].kind == "object"]
-        self.static = ~torch.isin(visit.ids, torch.tensor(things, dtype=visit.ids.dtype))
+        self.static = ~torch.isin(visit.ids, torch.tensor(visit.drawn_ids("object"), dtype=visit.ids.dtype))
         rim = np.ones((2 * visit.config.hull.grow_px + 1,) * 2, np.uint8)
         self.taken = [cv2.dilate(np.any(p, axis=0).astype(np.uint8), rim) > 0 for p in zip(*(i.pixels for i in new), strict=True)]
 
