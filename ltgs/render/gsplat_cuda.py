@@ -1,8 +1,8 @@
 """The gsplat backend for CUDA tensors; the only file that imports gsplat.
 
-It could not be run on the machine it was written on, which has no GPU: there its arguments and shapes are tested with a
-stand-in for gsplat, and ``tests/gpu`` compares its images with the CPU backend wherever a CUDA device exists. Only keyword
-arguments of `rasterization` that gsplat 1.5.3 and 1.6 share are used; `spherical_harmonics` was read in 1.5.3 only.
+Where there is no CUDA device its arguments and shapes are tested with a stand-in for gsplat; where there is one, ``tests/gpu``
+compares its images with the CPU backend (docs/benchmarks.md says on which card that was done). Only keyword arguments of
+`rasterization` that gsplat 1.5.3 and 1.6 share are used; `spherical_harmonics` was read in 1.5.3 only.
 
 Nothing here waits for the device. What is left is inside gsplat: it reads the number of (Gaussian, tile) pairs once per call.
 """
