@@ -194,7 +194,7 @@ class _Carver:
             elif benefit.stands(self.config):
                 self._standing[gone] = True
         lone = not company and not self._replaced
-        if refusal and company is not None and benefit.replaced(self.config, image_px, lone=lone) and self._alone(gone, company):
+        if refusal and company is not None and benefit.replaced(self.config, image_px, lone=lone) and self.alone(gone, company):
             refusal, note, self._replaced = "", "something else is seen all over its place", True
         if not refusal and float(self._standing[gone].float().mean()) > 0.5:
             refusal = "part of an object that the photos still show"
@@ -202,11 +202,11 @@ class _Carver:
             refusal = benefit.refusal(replace(self.config, min_footprint=self.config.piece_factor * self.config.min_footprint), image_px)
         if not refusal and benefit.num_views == 1 and len(gone) < self.config.single_view_least:
             refusal = "a few Gaussians in a single photo prove nothing"
-        if not refusal and len(self.views) == 1 and not self.judges.whole(gone) and not self._alone(gone, company or ()):
+        if not refusal and len(self.views) == 1 and not self.judges.whole(gone) and not self.alone(gone, company or ()):
             refusal = "there is only one photo, and it is no whole thing: something new may hide it"
         return refusal or self.judges.veto(gone), note, contradicted
 
-    def _alone(self, gone: Tensor, company: Sequence[Tensor]) -> bool:
+    def alone(self, gone: Tensor, company: Sequence[Tensor]) -> bool:
         """Whether a set is a whole thing beside the other ones that it was told apart from."""
         others = self.kept & self.free
         for members in (gone, *company):
@@ -268,10 +268,12 @@ def pixel_footprint(views: Sequence[ComparedView]) -> float:
 
 
 def _merge_touching(carver: _Carver) -> list[VacatedSet]:
-    """Sets of different rounds that touch are one object, but for things that were told apart."""
+    """Sets of different rounds that touch are one object, but for things that were told apart, or that a stored object touches."""
     sets = carver.found
     if len(sets) < 2:
         return sets
+    stored = [carver.judges.whole(s.members) for s in sets]
+    apart = [s.in_company or w or (any(stored) and carver.alone(s.members, ())) for s, w in zip(sets, stored, strict=True)]
     uppers = [carver.judges.upper(s.members, carver.views) for s in sets]
     owner = np.concatenate([np.full(len(u), i) for i, u in enumerate(uppers)])
     points = carver.gaussians.means[torch.cat(uppers)].double().numpy()
@@ -281,7 +283,7 @@ def _merge_touching(carver: _Carver) -> list[VacatedSet]:
         first, *others = np.unique(owner[labels == label])
         for other in others:
             one, two = group == group[first], group == group[other]
-            if not (any(sets[i].in_company for i in np.flatnonzero(one)) and any(sets[i].in_company for i in np.flatnonzero(two))):
+            if not (any(apart[i] for i in np.flatnonzero(one)) and any(apart[i] for i in np.flatnonzero(two))):
                 group[two] = group[first]
     merged = []
     for number in np.unique(group):

@@ -123,6 +123,22 @@ def find_support(
     return taken, planes
 
 
+def covered(planes: Sequence[Array], eyes: Array, up: Array, *, config: SupportConfig | None = None) -> bool:
+    """Whether something lies beneath a level surface that goes on around it, where no photo could have seen it.
+
+    Gaussians there are what the first visit guessed where a thing hid its own support.
+
+    Args:
+        planes: [4] each, around it, with normals towards it (see `find_support`).
+        eyes: [C, 3] where the photos were taken.
+        up: [3] unit, the vertical.
+    """
+    config = config or SupportConfig()
+    along = [float(p[:3] @ up) for p in planes]
+    above = [p for p, cosine in zip(planes, along, strict=True) if cosine <= -config.level and bool((eyes @ p[:3] + p[3] < 0).all())]
+    return bool(above) and max(along) < config.level
+
+
 def _sharpened(points: Array, plane: Array, share: float) -> tuple[Array, Array]:
     """[4] the plane fitted again to those of its points [S, 3] that lie close together, and their distances.
 

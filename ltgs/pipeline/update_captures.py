@@ -221,6 +221,11 @@ class VisitCaptures:
             config = replace(config, thickness=config.thickness_fitted)
         return torch.from_numpy(self._support(own, views, config)[0])
 
+    def support_of(self, own: Gaussians, views: Sequence[ComparedView]) -> tuple[Tensor, list[Array]]:
+        """The same, and the planes of what an object stands on or leans against: [4] each, with normals towards it."""
+        beneath, planes = self._support(own, views, self.config.support)
+        return torch.from_numpy(beneath), planes
+
     def support_patches(self, own: Gaussians, views: Sequence[ComparedView]) -> list[PlanePatch]:
         """The planes that go on around an object, in the world, as far as it may have hidden them.
 
@@ -228,7 +233,7 @@ class VisitCaptures:
             views: the captures without the object.
         """
         centre, radius = extent(own.means.double().numpy())
-        return [PlanePatch(p, centre, self.config.reveal.reach * radius) for p in self._support(own, views, self.config.support)[1]]
+        return [PlanePatch(p, centre, self.config.reveal.reach * radius) for p in self.support_of(own, views)[1]]
 
     def _support(
         self, own: Gaussians, views: Sequence[ComparedView], config: SupportConfig
@@ -263,7 +268,7 @@ class VisitCaptures:
         if len(self.shots) > 1:
             return model
         placed = model.seen.transformed(torch.as_tensor(pose, dtype=torch.float32))
-        level = [p for p in self._support(placed, views, self.config.support)[1] if p[:3] @ self.up >= self.config.support.level]
+        level = [p for p in self.support_of(placed, views)[1] if p[:3] @ self.up >= self.config.support.level]
         if not level:
             return model
         base = base_points(placed.means.double().numpy(), level[0])

@@ -19,6 +19,7 @@ from ltgs.objects.backing import Model
 from ltgs.objects.carve import Judges, VacatedSet, find_vacated, pixel_footprint
 from ltgs.objects.register import gain_in_place
 from ltgs.objects.split import is_whole, side_by_side
+from ltgs.objects.support import covered
 from ltgs.objects.templates import enclosed
 from ltgs.pipeline.update_captures import VisitCaptures
 from ltgs.pipeline.update_parts import KnownObject
@@ -150,13 +151,15 @@ class Departures:
         if float((self._object_ids(index[members]) == BACKGROUND_ID).float().mean()) < 0.5:
             return False
         others = others[self._object_ids(index[others]) == BACKGROUND_ID]
+        beneath, planes = self.visit.support_of(everything[members], views)
+        if covered(planes, np.stack([v.camera.center for v in views]), self.visit.up, config=self.visit.config.support):
+            return False
         link = self.visit.config.carve.link_px * pixel_footprint(views)
-        beneath = self.visit.in_support(everything[members], views).numpy()
         points, rest = (everything.means[rows].double().numpy() for rows in (members, others))
         config = self.visit.config.split
         if len(views) == 1:
             config = replace(config, attached=config.attached_unseen, ends=0.0)
-        return is_whole(points, beneath, rest, link, up=self.visit.up, config=config)
+        return is_whole(points, beneath.numpy(), rest, link, up=self.visit.up, config=config)
 
     def with_inside(
         self, sets: Sequence[VacatedSet], kept: Tensor, placed: Sequence[Gaussians], views: Sequence[ComparedView]

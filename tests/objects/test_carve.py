@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from helpers import blobs
 from ltgs.change.evidence import agreement
 from ltgs.core.cameras import Camera
 from ltgs.core.views import ComparedView
-from ltgs.objects.carve import candidates
+from ltgs.objects.carve import Judges, VacatedSet, _merge_touching, candidates
 from ltgs.objects.removal import CarveConfig, RemovalBenefit, removal_benefit
 from ltgs.objects.split import linked
 
@@ -130,3 +131,19 @@ def test_a_whole_object_has_left_stands_or_nothing_can_be_said(contradicted: flo
     benefit = RemovalBenefit(-0.2, 3400, 0.0, 0.6, 2, contradicted, confirmed)
     assert benefit.contradicts(CarveConfig(), 300_000) is left
     assert benefit.stands(CarveConfig()) is stands
+
+
+@pytest.mark.parametrize(("stored", "thing", "sets"), [(True, True, 2), (True, False, 1), (False, True, 1)])
+def test_a_thing_that_touches_a_stored_object_that_left_too_is_another_one(stored: bool, thing: bool, sets: int) -> None:
+    """A stored object and a set beside it: a thing of its own stays apart, a scrap goes with the object, as pieces of one thing do."""
+    blob = torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) * 0.3
+    means = torch.cat([blob, blob[:80] + torch.tensor([0.3, 0.0, 0.0])]).numpy()
+    own, beside = torch.arange(200), torch.arange(200, 280)
+    depth = np.ones((SIZE, SIZE), np.float32)
+    carver = SimpleNamespace(
+        gaussians=blobs(np.random.default_rng(0), means, 0.01), config=CarveConfig(),
+        found=[VacatedSet(own, 0.8, 900), VacatedSet(beside, 0.6, 300)],
+        views=[replace(view(square(20, 40), depth, 0.5), depth=depth)], alone=lambda members, _: thing,
+        judges=Judges(whole=lambda members: stored and len(members) == 200),
+    )  # fmt: skip
+    assert len(_merge_touching(carver)) == sets  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import torch
 from ltgs.core.cameras import Camera
 from ltgs.core.se3 import so3_exp
 from ltgs.core.views import ComparedView
-from ltgs.objects.support import find_support, surroundings_of
+from ltgs.objects.support import covered, find_support, surroundings_of
 
 RNG = np.random.default_rng(0)
 UP = np.array([0.0, 0.0, 1.0])
@@ -142,3 +142,16 @@ def test_the_top_of_a_thing_beside_is_not_what_an_object_stands_on() -> None:
     tall = box(600) * [1, 1, 3]
     found = in_support(np.concatenate([tall, under]), np.concatenate([sheet(1500, 0.8), top]), UP)
     assert found[600:].mean() > 0.95 and found[:600].mean() < 0.06
+
+
+def test_what_lies_beneath_a_table_that_the_photos_look_down_on_is_covered() -> None:
+    rng = np.random.default_rng(1)
+    table = np.c_[rng.uniform(-1, 1, (3000, 2)), rng.normal(0, 0.003, 3000)]
+    eyes, up = np.array([[1.5, 0, 1.2], [-1.0, 1.4, 1.0]]), np.array([0.0, 0, 1])
+    thing = np.c_[rng.uniform(-0.2, 0.2, (400, 2)), rng.uniform(0.01, 0.4, 400)]
+    below = thing * [1, 1, -1]
+    assert not covered(find_support(thing, table, up)[1], eyes, up)
+    assert covered(find_support(below, table, up)[1], eyes, up)
+    assert not covered(find_support(below, table, up)[1], eyes * [1, 1, -1], up), "a lamp under a ceiling"
+    floor = table - [0, 0, 0.42]
+    assert not covered(find_support(below, np.concatenate([table, floor]), up)[1], eyes, up), "a thing on the floor beside a table"
