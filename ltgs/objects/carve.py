@@ -72,6 +72,8 @@ class Judges:
     """Whether they hold all of a stored object. What the captures contradict all over has left."""
     piece: Callable[[Tensor], bool] = lambda _: False
     """Whether they can only be a piece of an object that stood there; it may be small."""
+    unowned: Callable[[Tensor], bool] = lambda _: False
+    """Whether most of them belong to no stored object."""
     alone: Callable[[Tensor, Tensor, Sequence[ComparedView]], bool] = lambda *_: False
     """Whether they, rather than these others [K], which are still there, make up a whole thing; a patch that a new object hides
     goes on beside it."""
@@ -202,6 +204,9 @@ class _Carver:
             refusal = benefit.refusal(replace(self.config, min_footprint=self.config.piece_factor * self.config.min_footprint), image_px)
         if not refusal and benefit.num_views == 1 and len(gone) < self.config.single_view_least:
             refusal = "a few Gaussians in a single photo prove nothing"
+        doubtful = not refusal and not note and benefit.explained < self.config.explained_alone and len(gone) >= self.config.least
+        if doubtful and self.judges.unowned(gone) and not self.alone(gone, company or ()):
+            refusal = "the photos fit little better without it, and it goes on beside: something new hides a patch of it"
         if not refusal and len(self.views) == 1 and not self.judges.whole(gone) and not self.alone(gone, company or ()):
             refusal = "there is only one photo, and it is no whole thing: something new may hide it"
         return refusal or self.judges.veto(gone), note, contradicted

@@ -59,7 +59,8 @@ class CarveConfig:
     confirmed: float = 0.15
     """Share of its pixels, over all photos, that may agree: of what only stands behind something new a part is still seen."""
     silent: tuple[float, float] = (0.35, 0.05)
-    """The same two shares where hardly a pixel agrees: what stands there now may hide as much and be as bright."""
+    """The same two shares where hardly a pixel agrees: what stands there now may hide as much and be as bright. Of a whole thing that was
+    no object yet they are enough if the photos fit better without it as well (`explained`)."""
     replaced: tuple[float, float, float] = (0.6, 0.12, 0.5)
     """The same two shares for a whole thing that was no object yet, and the largest share of holes behind one of several things side by
     side (of a lone one `max_holes_outline`). In eight rooms all six that had been replaced had .69 to .90, up to .10 and up to .14."""
@@ -115,7 +116,9 @@ class RemovalBenefit:
         least, most, holes = config.replaced
         holes = config.max_holes_outline if lone else holes
         enough = self.num_views > 1 and self.altered_px >= config.min_footprint * image_px
-        return enough and self.contradicted >= least and self.confirmed <= most and self.holes <= holes
+        # Its outline may be lost among other changes.
+        clear = self.explained >= config.explained and self.contradicted >= config.silent[0] and self.confirmed <= config.silent[1]
+        return enough and self.holes <= holes and (clear or (self.contradicted >= least and self.confirmed <= most))
 
     def stands(self, config: CarveConfig) -> bool:
         """Whether the set is still seen where it was, or the photos fit worse without it and speak little against it."""

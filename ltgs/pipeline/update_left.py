@@ -78,6 +78,7 @@ class Departures:
                 piece=lambda members: bool(self.piece_of(index[members])),
                 whole=lambda members: any(bool(torch.isin(m, members).all()) for m in stored),
                 veto=lambda members: self._never_was(index[members]),
+                unowned=lambda members: self._unowned(index[members]),
                 alone=lambda members, others, views: self._is_whole(index, everything, members, others, views),
                 upper=lambda members, views: members[~self.visit.in_support(everything[members], views)],
                 parts=lambda members, views: self._side_by_side(index, everything, members, views),
@@ -129,7 +130,7 @@ class Departures:
         owners = self._object_ids(index[members])
         out = [members[owners == k] for k in owners.unique().tolist() if k]
         rest = members[owners == BACKGROUND_ID]
-        if len(rest) <= 0.5 * len(members):
+        if len(rest) <= 0.5 * len(members) and not self._is_thing(index, everything, members, rest, views):
             return [members]  # a stored object and what of it was not cut out with it
         beneath = self.visit.in_support(everything[rest], views).numpy()
         link = self.visit.config.carve.link_px * pixel_footprint(views)
@@ -138,17 +139,28 @@ class Departures:
             log.info("%d things stand side by side among %d Gaussians", len(rows) + len(out), len(members))
         return [rest[r] for r in rows] + out
 
+    def _is_thing(self, index: Tensor, everything: Gaussians, members: Tensor, rest: Tensor, views: Sequence[ComparedView]) -> bool:
+        """Whether what no stored object holds among some Gaussians is a thing of its own: templates have many more Gaussians than it."""
+        others = torch.ones(len(index), dtype=torch.bool)
+        others[members] = False
+        enough = len(rest) >= self.visit.config.carve.least
+        return enough and self._is_whole(index, everything, rest, others.nonzero()[:, 0], views)
+
     def _object_ids(self, members: Tensor) -> Tensor:
         """[M] id of the stored object that each of the state's Gaussians belongs to; that of the background for all else."""
         owners, templates = self.visit.ids[members], self.visit.old.templates
         surfaces = [k for k in owners.unique().tolist() if k and templates[k].kind != "object"]
         return torch.where(torch.isin(owners, torch.tensor(surfaces, dtype=owners.dtype)), BACKGROUND_ID, owners)
 
+    def _unowned(self, members: Tensor) -> bool:
+        """Whether most of the state's Gaussians [M] belong to no stored object."""
+        return float((self._object_ids(members) == BACKGROUND_ID).float().mean()) >= 0.5
+
     def _is_whole(
         self, index: Tensor, everything: Gaussians, members: Tensor, others: Tensor, views: Sequence[ComparedView]
     ) -> bool:
         """Whether Gaussians that no stored object holds are a thing of which nothing goes on among others that none holds."""
-        if float((self._object_ids(index[members]) == BACKGROUND_ID).float().mean()) < 0.5:
+        if not self._unowned(index[members]):
             return False
         others = others[self._object_ids(index[others]) == BACKGROUND_ID]
         beneath, planes = self.visit.support_of(everything[members], views)

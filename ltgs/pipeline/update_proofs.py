@@ -46,6 +46,8 @@ class ProofConfig:
     """They coincide if this close to one of the object's Gaussians, in units of its radius."""
     speck: float = 0.35
     """Size, relative to a standing object's radius, up to which what lies within that radius is an error of its outline."""
+    speck_most: int = 75
+    """Fewest Gaussians that are more than that: a thing (see `CarveConfig.least`)."""
     remains_size: float = 0.8
     """Largest piece, radius relative to the object's."""
 
@@ -162,13 +164,14 @@ def remains_of(points: Array, chronology: Chronology, config: ProofConfig) -> in
         if template.kind != "object" or reach > config.remains_size * radius:
             continue
         tree = cKDTree(template.gaussians.means.double().numpy())
-        stood = np.unique(track.world_from_object[track.presence == Presence.PRESENT], axis=0)
-        for pose in stood:
+        # What was built at a later visit left nothing of it in the place.
+        stood = (track.presence == Presence.PRESENT) & (template.created_at == 0)
+        for pose in np.unique(track.world_from_object[stood], axis=0):
             near = tree.query((points - pose[:3, 3]) @ pose[:3, :3])[0] <= config.touching * radius
             if near.mean() >= best:
                 best, owner = float(near.mean()), k
-        stands = track.presence[-1] == Presence.PRESENT
-        if not owner and stands and reach <= config.speck * radius and np.linalg.norm(centre - track.last_pose()[:3, 3]) <= radius:
+        stands, small = track.presence[-1] == Presence.PRESENT, len(points) < config.speck_most and reach <= config.speck * radius
+        if not owner and stands and small and np.linalg.norm(centre - track.last_pose()[:3, 3]) <= radius:
             owner = k
     return owner
 

@@ -13,7 +13,7 @@ from helpers import blobs
 from ltgs.change.evidence import agreement
 from ltgs.core.cameras import Camera
 from ltgs.core.views import ComparedView
-from ltgs.objects.carve import Judges, VacatedSet, _merge_touching, candidates
+from ltgs.objects.carve import Judges, VacatedSet, _Carver, _merge_touching, candidates
 from ltgs.objects.removal import CarveConfig, RemovalBenefit, removal_benefit
 from ltgs.objects.split import linked
 
@@ -147,3 +147,30 @@ def test_a_thing_that_touches_a_stored_object_that_left_too_is_another_one(store
         judges=Judges(whole=lambda members: stored and len(members) == 200),
     )  # fmt: skip
     assert len(_merge_touching(carver)) == sets  # type: ignore[arg-type]
+
+
+def verdict(benefit: RemovalBenefit, count: int, **judges: bool) -> str:
+    """Why a set of so many Gaussians stays; empty if it has left."""
+    own = blobs(np.random.default_rng(0), np.random.default_rng(1).uniform(0, 0.3, (count, 3)), 0.01)
+    shot = view(square(20, 40), np.ones((SIZE, SIZE)), 0.5)
+    asked = Judges(**{name: lambda *_, answer=answer: answer for name, answer in judges.items()})  # type: ignore[arg-type]
+    config = replace(CarveConfig(), min_footprint=1e-3)
+    carver = _Carver(own, lambda *_: torch.zeros(0), lambda *_: [], config, asked, None, [shot] * 2, None)
+    return carver._verdict(torch.arange(count), benefit, ())[0]
+
+
+def test_a_patch_that_goes_on_beside_is_hidden_rather_than_gone_unless_the_photos_fit_much_better_without_it() -> None:
+    weak = RemovalBenefit(0.25, 5000, 0.1, 0.95, 2, 0.8, 0.07)
+    assert not verdict(weak, 300, unowned=True, alone=True)
+    assert "goes on beside" in verdict(weak, 300, unowned=True, alone=False)
+    assert not verdict(replace(weak, explained=0.5), 300, unowned=True, alone=False)
+    assert not verdict(weak, 60, unowned=True, alone=False), "a scrap is no patch"
+    assert not verdict(weak, 300, unowned=False, alone=False), "part of a stored object"
+
+
+def test_a_whole_thing_of_which_nothing_is_seen_has_left_although_its_outline_is_lost_among_other_changes() -> None:
+    lost = RemovalBenefit(0.26, 2600, 0.0, 0.49, 3, 0.51, 0.023)
+    assert not verdict(lost, 150, alone=True)
+    assert verdict(lost, 150, alone=False)
+    assert verdict(replace(lost, confirmed=0.1), 150, alone=True), "a part of it still agrees"
+    assert verdict(replace(lost, explained=0.1), 150, alone=True), "nor do the photos fit better without it"

@@ -49,6 +49,9 @@ def test_what_coincides_with_an_object_where_it_once_stood_is_a_piece_of_it(chro
     assert remains_of(speck + THERE, chronology, CONFIG) == remains_of(speck + [0.2, 0, 0], chronology, CONFIG) == 0
     assert remains_of(piece + THERE + [0.3, 0, 0], chronology, CONFIG) == 0, "beside it stands something else"
     assert remains_of(RNG.uniform(-0.4, 0.4, (300, 3)) + THERE, chronology, CONFIG) == 0, "larger than itself"
+    assert remains_of(np.repeat(speck, 3, 0), chronology, CONFIG) == 0, "as small, but a thing of its own"
+    built_later = {**chronology.templates, 1: replace(chronology.templates[1], created_at=1)}
+    assert remains_of(piece, replace(chronology, templates=built_later), CONFIG) == 0, "it was there before the object came"
     gone = replace(chronology.tracks[1], presence=np.zeros(2, np.uint8))
     assert remains_of(piece + THERE, replace(chronology, tracks={1: gone, 2: chronology.tracks[2]}), CONFIG) == 0
 

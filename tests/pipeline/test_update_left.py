@@ -1,0 +1,74 @@
+"""What seems to have left is told apart into stored objects and things that no object holds yet."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from solids import at, box, gaussians
+
+from ltgs.core.cameras import Camera
+from ltgs.core.chronology import Template
+from ltgs.core.gaussians import Gaussians
+from ltgs.core.views import ComparedView
+from ltgs.objects.carve import CarveConfig
+from ltgs.objects.split import SplitConfig
+from ltgs.objects.support import SupportConfig
+from ltgs.pipeline.update_left import Departures
+
+UP = np.array([0.0, 0.0, 1.0])
+SIZE = 40
+
+
+def look_down() -> ComparedView:
+    """A photo from 3 units above the ground; a pixel is 0.01 units there."""
+    turned = np.diag([1.0, -1, -1, 1])
+    turned[2, 3] = 3.0
+    camera = Camera("v.png", 1, SIZE, SIZE, np.array([[300.0, 0, 20], [0, 300.0, 20], [0, 0, 1]]), turned)
+    plain, ones = np.full((SIZE, SIZE, 3), 0.5, np.float32), np.ones((SIZE, SIZE), np.float32)
+    mask = np.zeros((SIZE, SIZE), bool)
+    return ComparedView(camera, plain, plain, np.eye(3, 4), np.ones_like(plain), ones, 3 * ones, 0 * ones, mask, ~mask, 0.01)
+
+
+def departures(thing: Gaussians, surroundings: Gaussians) -> tuple[Departures, Gaussians]:
+    """A stored object of many Gaussians, a thing of fewer that no object holds, and what is around it."""
+    stored = at(box((0.14, 0.14, 0.24), 8, count=3000), -0.3, 0.0)
+    everything = Gaussians.concatenate([stored, thing, surroundings])
+    ids = torch.zeros(len(everything), dtype=torch.int64)
+    ids[: len(stored)] = 4
+    visit = SimpleNamespace(
+        gaussians=everything, ids=ids, up=UP, old=SimpleNamespace(templates={4: Template(4, "object", stored, 1)}),
+        config=SimpleNamespace(carve=CarveConfig(), split=SplitConfig(), support=SupportConfig()),
+        in_support=lambda own, views: torch.zeros(len(own), dtype=torch.bool),
+        support_of=lambda own, views: (torch.zeros(len(own), dtype=torch.bool), [np.array([0.0, 0, 1, 0])]),
+    )
+    return Departures(visit), everything  # type: ignore[arg-type]
+
+
+def ground() -> Gaussians:
+    x, y = np.meshgrid(*[np.arange(-0.6, 0.6, 0.03)] * 2)
+    return gaussians(np.stack([x.ravel(), y.ravel(), np.full(x.size, -0.12)], 1), np.full((x.size, 3), 0.5), 0.01)
+
+
+@pytest.mark.parametrize(("whole", "parts"), [(True, 2), (False, 1)])
+def test_a_thing_of_few_gaussians_beside_a_stored_object_of_many_is_one_of_its_own(whole: bool, parts: int) -> None:
+    thing = at(box((0.12, 0.12, 0.2), 8, count=600), 0.0, 0.0)
+    half = thing.means[:, 0] < 0
+    left, rest = (thing, ground()) if whole else (thing[half], Gaussians.concatenate([thing[~half], ground()]))
+    found, everything = departures(left, rest)
+    members = torch.arange(3000 + len(left))
+    out = found._side_by_side(torch.arange(len(everything)), everything, members, [look_down()])
+    assert len(out) == parts and sorted(torch.cat(out).tolist()) == members.tolist()
+
+
+def test_what_is_covered_by_the_table_is_no_thing() -> None:
+    thing = at(box((0.12, 0.12, 0.2), 8, count=600), 0.0, 0.0)
+    found, everything = departures(thing, ground())
+    members, others = torch.arange(3000, 3600), torch.arange(3600, len(everything))
+    index, views = torch.arange(len(everything)), [look_down()]
+    assert found._is_whole(index, everything, members, others, views)
+    table = np.array([0.0, 0, -1, 0.3])
+    found.visit.support_of = lambda own, views: (torch.zeros(len(own), dtype=torch.bool), [table])  # type: ignore[method-assign]
+    assert not found._is_whole(index, everything, members, others, views)
