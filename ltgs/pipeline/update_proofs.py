@@ -64,6 +64,9 @@ class ReviewConfig:
     """The mean of a new object that has the colours of what lies around it."""
     new_least: float = 0.2
     """The same in each photo that shows it well."""
+    new_changed: tuple[float, float] = (0.25, 0.5)
+    """Or, of a new object that brings along what stands around it: the share of its pixels that speak of change without it, and the drop of
+    the score there, in each photo that shows it well. A ball beside a box had .30 and .58, two phantoms .02 and .00, or .45."""
     patch_mean: float = 0.15
     """From here on a new object that fails is kept as a patch of the static scene; below it is dropped altogether."""
     patch_least: float = 0.1
@@ -207,6 +210,29 @@ def _in_box(points: Array, template: Gaussians, world_from_object: Array, factor
     return np.all(np.abs(local - middle) <= half, axis=1)
 
 
+def _altered(without: Sequence[ComparedView], views: Sequence[ComparedView]) -> list[tuple[Array, Array]]:
+    """Per photo, of the pixels [M] that an object alters: their score without it, and by how much it drops with it."""
+    out = []
+    for bare, view in zip(without, views, strict=True):
+        altered = altered_pixels(bare, view) & (bare.alpha > 0.6)
+        before = np.clip(bare.score[altered], 0, 1)
+        out.append((before, before - np.clip(view.score[altered], 0, 1)))
+    return out
+
+
+def explains_change(without: Sequence[ComparedView], views: Sequence[ComparedView], config: ReviewConfig) -> bool:
+    """Whether every photo that shows an object well shows change without it that it explains (see `ReviewConfig.new_changed`).
+
+    Args:
+        without: the views without the object.
+    """
+    share, drop = config.new_changed
+    seen = _altered(without, views)
+    most = max(len(before) for before, _ in seen)
+    shown = [(before > 0.3, gain) for before, gain in seen if len(before) >= max(1.0, config.shows * most)]
+    return bool(shown) and all(wrong.mean() >= share and gain[wrong].mean() >= drop for wrong, gain in shown)
+
+
 def needed(without: Sequence[ComparedView], views: Sequence[ComparedView], config: ReviewConfig) -> tuple[float, float] | None:
     """How much less an object's pixels speak of change with it than without: mean over all, and least of the photos.
 
@@ -216,11 +242,9 @@ def needed(without: Sequence[ComparedView], views: Sequence[ComparedView], confi
     Returns:
         None if it alters nothing known.
     """
-    gains, counts = [], []
-    for bare, view in zip(without, views, strict=True):
-        altered = altered_pixels(bare, view) & (bare.alpha > 0.6)
-        counts.append(int(altered.sum()))
-        gains.append(float((np.clip(bare.score, 0, 1) - np.clip(view.score, 0, 1))[altered].mean()) if altered.any() else 0.0)
+    seen = [gain for _, gain in _altered(without, views)]
+    counts = [len(gain) for gain in seen]
+    gains = [float(gain.mean()) if len(gain) else 0.0 for gain in seen]
     if not any(counts):
         return None
     least = min(g for g, n in zip(gains, counts, strict=True) if n >= config.shows * max(counts))

@@ -12,7 +12,7 @@ import torch
 from ltgs.core.chronology import Chronology, ObjectTrack, Template
 from ltgs.core.track_times import Entry, with_entry
 from ltgs.pipeline.update_captures import VisitCaptures
-from ltgs.pipeline.update_proofs import needed
+from ltgs.pipeline.update_proofs import explains_change, needed
 
 log = logging.getLogger("ltgs.pipeline")
 
@@ -39,8 +39,9 @@ def review(chronology: Chronology, visit: VisitCaptures, camouflaged: Collection
         log.info("%s %d: with it the score drops by %s", event.kind, event.object_id, gain)
         if gain is None:
             continue
-        enough = config.new_mean_camouflaged if event.object_id in camouflaged else config.new_mean
-        if event.kind == "appeared" and (gain[0] < enough or gain[1] < config.new_least):
+        alike = event.object_id in camouflaged
+        short = gain[0] < (config.new_mean_camouflaged if alike else config.new_mean) or gain[1] < config.new_least
+        if event.kind == "appeared" and short and (alike or not explains_change(without, views, config)):
             patch = gain[0] >= config.patch_mean and gain[1] >= config.patch_least
             chronology = (_as_surface if patch else _dropped)(chronology, event.object_id)
             reason = "fitted to the photos it explains too little of them"

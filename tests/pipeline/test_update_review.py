@@ -22,7 +22,7 @@ from ltgs.objects.hull import HullInstance
 from ltgs.objects.hypothesis import PoseHypothesis, UncertaintyConfig
 from ltgs.pipeline.update_captures import VisitCaptures
 from ltgs.pipeline.update_parts import KnownObject, motion_event, with_doubt
-from ltgs.pipeline.update_proofs import ReviewConfig, needed
+from ltgs.pipeline.update_proofs import ReviewConfig, explains_change, needed
 from ltgs.pipeline.update_residuals import UNSURE, expected_residuals, with_residuals
 from ltgs.pipeline.update_review import review
 
@@ -130,6 +130,24 @@ def test_only_photos_that_show_an_object_well_can_speak_against_it(start: Scene,
     hardly = replace(worse[0], shown=few), replace(worse[1], shown=bare[0].shown)
     assert needed([hardly[0], *bare[1:]], [hardly[1], *views[1:]], ReviewConfig())[1] > 0.4  # type: ignore[index]
     assert needed(bare, bare, ReviewConfig()) is None
+
+
+def test_a_new_object_that_redraws_its_surroundings_is_judged_where_something_differed(start: Scene, visit: VisitCaptures) -> None:
+    chronology = arrived(start, "appeared", POSE)
+    state = chronology.state_at(1)
+    views = visit.compare(state.gaussians, visit.expected_of(chronology, state.object_ids))
+    bare = visit.compare(FIRST, visit.expected)
+    # It alters a lot of what did not differ before and does not now.
+    around = [np.where(b.mask | v.mask, 0, 0.05)[..., None].astype(np.float32) for b, v in zip(bare, views, strict=True)]
+    wide = [replace(v, shown=v.shown + a) for v, a in zip(views, around, strict=True)]
+    assert needed(bare, wide, ReviewConfig())[0] < 0.25 and needed(bare, views, ReviewConfig())[0] > 0.4  # type: ignore[index]
+    config = ReviewConfig(new_changed=(0.01, 0.5))
+    assert explains_change(bare, wide, config) and not explains_change(bare, wide, ReviewConfig(new_changed=(0.5, 0.5)))
+    # In one photo nothing differed, as behind a phantom; or what differed still does.
+    for score in (np.zeros_like(bare[0].score), bare[0].score):
+        quiet = replace(bare[0], score=score), replace(wide[0], score=score)
+        assert not explains_change([quiet[0], *bare[1:]], [quiet[1], *wide[1:]], config)
+    assert not explains_change(bare, bare, config)
 
 
 def test_what_a_template_explained_is_expected_of_it(start: Scene, visit: VisitCaptures) -> None:
