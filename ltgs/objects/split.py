@@ -1,10 +1,10 @@
-"""Two things side by side that the photos show as one: new content that hangs together by a neck, old sets on one support."""
+"""Things side by side that the photos show as one: new content that hangs together by a neck, old sets that touch or share a support."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
+from scipy.spatial import ConvexHull, Delaunay, cKDTree
 from torch import Tensor
 
 from ltgs.core.gaussians import Gaussians
@@ -54,6 +54,8 @@ class SplitConfig:
     """Gaussians that it is made of."""
     body_slack: float = 1.1
     """What does not hang together with a thing belongs to it inside its box, enlarged so much."""
+    solid_cells: int = 40
+    """Grid cells along the longest side of a thing of which the inside is looked at."""
     level: float = 0.25
     """Things that stand side by side: their lowest points differ in height by less than this share of the lower one's height."""
 
@@ -160,13 +162,52 @@ def side_by_side(
     sizes, height = np.bincount(labels), points @ up
     things = [rest[labels == k] for k in np.flatnonzero(sizes >= max(config.min_share * len(rest), config.least))]
     spans = [np.quantile(height[t], (0.02, 0.98)) for t in things]
-    floor = min((low for low, _ in spans), default=0.0)
-    lowest = min((top - low for low, top in spans), default=0.0)
-    things = [t for t, (low, _) in zip(things, spans, strict=True) if low - floor <= config.level * lowest]
+    things = [t for t, level in zip(things, _level(spans, config), strict=True) if level]
     if not 2 <= len(things) <= config.max_parts:
         return everything
     nearest = np.argmin([cKDTree(points[t]).query(points)[0] for t in things], axis=0)
     return [torch.from_numpy(np.flatnonzero(nearest == k)) for k in range(len(things))]
+
+
+def filled(points: Array, empty: Callable[[Array], NDArray[np.bool_]], *, config: SplitConfig | None = None) -> Array:
+    """[S, 3] samples of the inside of a thing: a grid in the convex hull of its points [M, 3], but for what is known to be empty.
+
+    Args:
+        empty: whether places [K, 3] are, for instance because photos looked through them.
+    """
+    config = config or SplitConfig()
+    low, high = np.quantile(points, 0.02, axis=0), np.quantile(points, 0.98, axis=0)
+    cell = float((high - low).max()) / config.solid_cells
+    core = points[np.all((points >= low - cell) & (points <= high + cell), axis=1)]
+    if len(core) < 20 or np.linalg.matrix_rank(core - core[0], tol=cell) < 3:
+        return points[:0]
+    axes = [np.arange(a - cell, b + 2 * cell, cell) for a, b in zip(low, high, strict=True)]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    grid = grid[Delaunay(core[ConvexHull(core).vertices]).find_simplex(grid) >= 0]
+    return grid[~empty(grid)]
+
+
+def touching_things(points: Array, solid: Array, *, up: Array, config: SplitConfig | None = None) -> list[NDArray[np.int64]]:
+    """Rows of the points [M, 3] of each of several things that stand side by side and touch; all rows as one if there is only one.
+
+    Args:
+        solid: [S, 3] samples of their inside (see `filled`), which fall apart at necks.
+    """
+    config = config or SplitConfig()
+    labels = _labels(solid, replace(config, cells=config.solid_cells))
+    parts = [solid[labels == k] for k in range(1, int(labels.max(initial=0)) + 1)]
+    spans = [np.quantile(p @ up, (0.02, 0.98)) for p in parts]
+    if len(parts) < 2 or not all(_level(spans, config)):
+        return [np.arange(len(points))]
+    nearest = np.argmin([cKDTree(p).query(points)[0] for p in parts], axis=0)
+    return [np.flatnonzero(nearest == k) for k in range(len(parts))]
+
+
+def _level(spans: Sequence[Array], config: SplitConfig) -> list[bool]:
+    """Which of several things with these [2] lowest and highest heights stand as low as the lowest one."""
+    floor = min((low for low, _ in spans), default=0.0)
+    lowest = min((top - low for low, top in spans), default=0.0)
+    return [bool(low - floor <= config.level * lowest) for low, _ in spans]
 
 
 def main_body(own: Gaussians, link: float, *, config: SplitConfig | None = None) -> Tensor:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from ltgs.core.chronology import BACKGROUND_ID, Presence
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model
 from ltgs.objects.carve import VacatedSet, pixel_footprint
-from ltgs.objects.split import main_body
+from ltgs.objects.split import filled, main_body, touching_things
 from ltgs.objects.templates import framed
 from ltgs.pipeline.update_captures import VisitCaptures
 from ltgs.pipeline.update_parts import Cutting, KnownObject
@@ -62,21 +64,39 @@ class Inventory:
                 self.known[object_id] = self._stored(object_id, views, left=False)
 
     def _cut_out(self, members: Tensor, views: Sequence[ComparedView]) -> None:
-        """Add what a set makes up, if there is enough of it, as an object that nobody knew.
+        """Add the things that a set makes up, if there is enough of them, as objects that nobody knew.
 
         Args:
             views: captures without the set.
         """
         beneath = self._beneath(members, views)
-        own, footing = self._cutting(members[~beneath]), self._cutting(members[beneath])
-        log.info("cut out: %d Gaussians of the first visit, without %d of what is beneath", len(own.members), int(beneath.sum()))
-        if len(own.members) < self.visit.config.carve.least:
+        log.info("cut out: %d Gaussians of the first visit, without %d of what is beneath", int((~beneath).sum()), int(beneath.sum()))
+        own, floor = members[~beneath], members[beneath]
+        if len(own) < self.visit.config.carve.least:
             return
+        means = self.visit.gaussians.means.double().numpy()
+        config, points = self.visit.config.split, means[own.numpy()]
+        solid = filled(points, lambda places: self.visit.looked_through(places) > 0, config=config)
+        things = touching_things(points, solid, up=self.visit.up, config=config)
+        if len(things) > 1:
+            log.info("%d things that touch: %s Gaussians", len(things), [len(t) for t in things])
+        under = np.argmin([cKDTree(points[t]).query(means[floor.numpy()])[0] for t in things], axis=0)
+        for k, rows in enumerate(things):
+            if len(rows) >= self.visit.config.carve.least:
+                self._add_cut(own[torch.from_numpy(rows)], floor[torch.from_numpy(under == k)], views)
+
+    def _add_cut(self, members: Tensor, floor: Tensor, views: Sequence[ComparedView]) -> None:
+        """Add an object that nobody knew.
+
+        Args:
+            members: [M] its Gaussians. floor: [F] those of what was beneath it.
+        """
+        own, footing = self._cutting(members), self._cutting(floor)
         object_id = max([self.visit.old.next_id - 1, *self.known]) + 1
         template, pose = framed(own.gaussians)
         template = self.visit.sharpened(template, pose, own)
         model = self.visit.with_base(self.visit.model(template, pose), pose, views)
-        self.known[object_id] = KnownObject(object_id, template, pose, True, model, own, footing if beneath.any() else None)
+        self.known[object_id] = KnownObject(object_id, template, pose, True, model, own, footing if len(floor) else None)
 
     def add_remains(self, owner: int, members: Tensor) -> None:
         """Gaussians [M] of the state go that were not cut out with their owner."""

@@ -210,7 +210,9 @@ def _in_box(points: Array, template: Gaussians, world_from_object: Array, factor
     return np.all(np.abs(local - middle) <= half, axis=1)
 
 
-def _altered(without: Sequence[ComparedView], views: Sequence[ComparedView]) -> list[tuple[Array, Array]]:
+def _altered(
+    without: Sequence[ComparedView], views: Sequence[ComparedView]
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Per photo, of the pixels [M] that an object alters: their score without it, and by how much it drops with it."""
     out = []
     for bare, view in zip(without, views, strict=True):

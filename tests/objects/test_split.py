@@ -8,7 +8,7 @@ import torch
 from solids import at, box, gaussians
 
 from ltgs.core.gaussians import Gaussians
-from ltgs.objects.split import is_whole, main_body, side_by_side
+from ltgs.objects.split import filled, is_whole, main_body, side_by_side, touching_things
 
 UP = np.array([0.0, 0.0, 1.0])
 LINK = 0.05
@@ -77,3 +77,39 @@ def test_scattered_specks_are_no_part_of_a_thing_but_what_floats_inside_it_is() 
     body = main_body(Gaussians.concatenate([thing, specks, inner]), 0.02)
     assert body[:600].all() and not body[600:603].any() and body[603]
     assert main_body(specks, 0.02).all(), "of a few no body is told"
+
+
+def shell(low: tuple[float, float, float], high: tuple[float, float, float]) -> np.ndarray:
+    """[M, 3] points on the faces of a box."""
+    points = RNG.uniform(low, high, (900, 3))
+    axis, side = RNG.integers(0, 3, 900), RNG.integers(0, 2, 900)
+    points[np.arange(900), axis] = np.where(side, np.asarray(high)[axis], np.asarray(low)[axis])
+    return points
+
+
+def inside(places: np.ndarray, *boxes: tuple[tuple[float, float, float], tuple[float, float, float]]) -> np.ndarray:
+    return np.any([np.all((places >= low) & (places <= high), axis=1) for low, high in boxes], axis=0)
+
+
+RNG = np.random.default_rng(5)
+ONE, CORNER = ((0.0, 0.0, 0.0), (0.2, 0.2, 0.2)), ((0.19, 0.17, 0.0), (0.4, 0.38, 0.22))
+LONG, ABOVE = ((0.19, 0.0, 0.0), (0.4, 0.2, 0.2)), ((0.17, 0.19, 0.19), (0.38, 0.4, 0.4))
+
+
+@pytest.mark.parametrize(("second", "things"), [(CORNER, 2), (LONG, 1), (ABOVE, 1)], ids=["at a corner", "along a face", "above"])
+def test_things_that_touch_fall_apart_where_photos_looked_through_between_them(second: tuple, things: int) -> None:
+    points = np.concatenate([shell(*ONE), shell(*second)])
+    solid = filled(points, lambda places: ~inside(places, ONE, second))
+    assert 0.3 * 2 * 0.2**3 < len(solid) * 0.01**3 < 3 * 0.2**3, "it is filled"
+    parts = touching_things(points, solid, up=UP)
+    assert len(parts) == things and sorted(np.concatenate(parts).tolist()) == list(range(1800))
+    if things == 2:
+        own = [np.mean(rows < 900) for rows in parts]
+        assert max(own) > 0.95 and min(own) < 0.05
+        assert len(touching_things(points, filled(points, lambda places: np.zeros(len(places), bool)), up=UP)) == 1, "never looked through"
+
+
+def test_a_flat_sheet_has_no_inside() -> None:
+    sheet = np.c_[RNG.uniform(0, 1, (200, 2)), np.zeros(200)]
+    assert len(filled(sheet, lambda places: np.zeros(len(places), bool))) == 0
+    assert len(touching_things(sheet, sheet[:0], up=UP)) == 1
