@@ -74,16 +74,21 @@ class Inventory:
         own, floor = members[~beneath], members[beneath]
         if len(own) < self.visit.config.carve.least:
             return
+        things = self._things(own)
         means = self.visit.gaussians.means.double().numpy()
-        config, points = self.visit.config.split, means[own.numpy()]
+        under = np.argmin([cKDTree(means[t.numpy()]).query(means[floor.numpy()])[0] for t in things], axis=0)
+        for k, thing in enumerate(things):
+            self._add_cut(thing, floor[torch.from_numpy(under == k)], views)
+
+    def _things(self, members: Tensor) -> list[Tensor]:
+        """The things among some Gaussians that touched, [M] each, told apart where the first visit's photos looked through between them."""
+        config, points = self.visit.config.split, self.visit.gaussians.means[members].double().numpy()
         solid = filled(points, lambda places: self.visit.looked_through(places) > 0, config=config)
-        things = touching_things(points, solid, up=self.visit.up, config=config)
-        if len(things) > 1:
-            log.info("%d things that touch: %s Gaussians", len(things), [len(t) for t in things])
-        under = np.argmin([cKDTree(points[t]).query(means[floor.numpy()])[0] for t in things], axis=0)
-        for k, rows in enumerate(things):
-            if len(rows) >= self.visit.config.carve.least:
-                self._add_cut(own[torch.from_numpy(rows)], floor[torch.from_numpy(under == k)], views)
+        rows = touching_things(points, solid, up=self.visit.up, config=config)
+        if len(rows) == 1 or min(len(r) for r in rows) < self.visit.config.carve.least:
+            return [members]
+        log.info("%d things that touch: %s Gaussians", len(rows), [len(r) for r in rows])
+        return [members[torch.from_numpy(r)] for r in rows]
 
     def _add_cut(self, members: Tensor, floor: Tensor, views: Sequence[ComparedView]) -> None:
         """Add an object that nobody knew.

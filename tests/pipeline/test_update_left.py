@@ -1,4 +1,4 @@
-"""What seems to have left is told apart into stored objects and things that no object holds yet."""
+"""What seems to have left is told apart into stored objects and things that no object holds yet, and these if they touched."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from ltgs.core.cameras import Camera
 from ltgs.core.chronology import Template
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
-from ltgs.objects.carve import CarveConfig
+from ltgs.objects.carve import CarveConfig, VacatedSet
 from ltgs.objects.split import SplitConfig
 from ltgs.objects.support import SupportConfig
+from ltgs.pipeline.update_inventory import Inventory
 from ltgs.pipeline.update_left import Departures
 
 UP = np.array([0.0, 0.0, 1.0])
@@ -72,3 +73,31 @@ def test_what_is_covered_by_the_table_is_no_thing() -> None:
     table = np.array([0.0, 0, -1, 0.3])
     found.visit.support_of = lambda own, views: (torch.zeros(len(own), dtype=torch.bool), [table])  # type: ignore[method-assign]
     assert not found._is_whole(index, everything, members, others, views)
+
+
+@pytest.mark.parametrize(("least", "cut"), [(75, [400, 400]), (500, [800])], ids=["two things", "a part that is too small for one"])
+def test_things_that_touched_and_left_together_are_cut_out_one_by_one(least: int, cut: list[int]) -> None:
+    half = np.array([0.1, 0.1, 0.12])
+    places = np.array([[0.0, 0.0], [0.19, 0.17]])
+    things = Gaussians.concatenate([at(box(tuple(2 * half), 8, count=400), *p) for p in places])
+    floor = ground()
+    own, own_points = Gaussians.concatenate([things, floor]), things.means.double().numpy()
+    middles = [own_points[k * 400 : (k + 1) * 400].mean(0) for k in range(2)]
+
+    def looked_through(points: np.ndarray) -> np.ndarray:
+        return (~np.any([np.all(np.abs(points - m) <= half, axis=1) for m in middles], axis=0)).astype(np.int64)
+
+    visit = SimpleNamespace(
+        gaussians=own, ids=torch.zeros(len(own), dtype=torch.int64), up=UP, looked_through=looked_through,
+        old=SimpleNamespace(next_id=5, static_mask=torch.ones(len(own), dtype=torch.bool), templates={}, tracks={}),
+        config=SimpleNamespace(carve=CarveConfig(least=least), split=SplitConfig()), drawn_ids=lambda kind: [],
+        in_support=lambda own, views: own.means[:, 2] < -0.11, sharpened=lambda template, pose, cut: template,
+        model=lambda template, pose: template, with_base=lambda model, pose, views: model,
+    )  # fmt: skip
+    inventory = Inventory(visit, lambda members: 0)  # type: ignore[arg-type]
+    members = torch.arange(800 + 300)
+    inventory.add([VacatedSet(members, 0.8, 900)], [look_down()])
+    assert [len(k.template) for k in inventory.known.values()] == pytest.approx(cut, abs=10)
+    assert list(inventory.known) == [5, 6][: len(cut)]
+    parts = [k.cut.members.tolist() + (k.footing.members.tolist() if k.footing else []) for k in inventory.known.values()]
+    assert sorted(m for part in parts for m in part) == members.tolist(), "each takes the ground next to it"
