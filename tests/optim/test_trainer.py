@@ -139,6 +139,7 @@ def test_pixels_get_the_depth_of_their_neighbours(capture):
 def test_going_on_keeps_what_is_frozen_and_improves_the_rest(capture):
     photos, _, _ = capture
     start = train(*capture, extent=1.0, config=CONFIG).gaussians
+    start = start[start.opacities > 4 * CONFIG.growth.dead_opacity]  # the rest may go within two steps
     moving, frozen = start[: len(start) // 2], start[len(start) // 2:]
     moving = dataclasses.replace(moving, sh=moving.sh + 0.4)
     config = dataclasses.replace(CONFIG, half_resolution_share=0.0, cap=len(moving) + 40)
