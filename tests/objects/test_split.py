@@ -79,6 +79,12 @@ def test_scattered_specks_are_no_part_of_a_thing_but_what_floats_inside_it_is() 
     assert main_body(specks, 0.02).all(), "of a few no body is told"
 
 
+def solid(low: tuple[float, float, float], high: tuple[float, float, float]) -> np.ndarray:
+    """[M, 3] a grid inside a box."""
+    axes = [np.arange(a, b, 0.02) for a, b in zip(low, high, strict=True)]
+    return np.stack([v.ravel() for v in np.meshgrid(*axes, indexing="ij")], 1)
+
+
 def shell(low: tuple[float, float, float], high: tuple[float, float, float]) -> np.ndarray:
     """[M, 3] points on the faces of a box."""
     points = RNG.uniform(low, high, (900, 3))
@@ -107,6 +113,16 @@ def test_things_that_touch_fall_apart_where_photos_looked_through_between_them(s
         own = [np.mean(rows < 900) for rows in parts]
         assert max(own) > 0.95 and min(own) < 0.05
         assert len(touching_things(points, filled(points, lambda places: np.zeros(len(places), bool)), up=UP)) == 1, "never looked through"
+
+
+def test_a_bowl_is_one_thing() -> None:
+    places = solid((-0.3, -0.3, 0), (0.3, 0.3, 0.3))
+    distance = np.linalg.norm(places - [0, 0, 0.3], axis=1)
+    gap = np.abs(places[:, 1]) < 0.05
+    bowl = places[(distance < 0.3) & (distance > 0.22) & ~(gap & (places[:, 2] > 0.04))]  # two photos looked through its walls
+    assert len(touching_things(bowl, bowl, up=UP)) == 1
+    halves = places[(distance < 0.3) & ~(gap & (places[:, 2] > 0.04))]
+    assert len(touching_things(halves, halves, up=UP)) == 2, "full ones are two"
 
 
 def test_a_flat_sheet_has_no_inside() -> None:
