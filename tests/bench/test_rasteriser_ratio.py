@@ -23,12 +23,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_a_hundred_times_faster_than_the_torch_tile_loop() -> None:
-    # Measured 119 to 172 with AVX2 on a shared machine, fastest run against fastest run; the loop suffers more from other
-    # work, so the smallest is the one of a quiet moment. Machines without AVX2 are not held to the figure.
+def test_many_times_faster_than_the_torch_tile_loop() -> None:
+    # Measured 112 to 172 with AVX2 on shared machines, fastest run against fastest run, and 82 beside work that fills the core's other
+    # thread. Half of it is asserted: twice as slow would be found. Machines without AVX2 are not held to the figure.
     if available_isas()[-1] == "baseline":
         pytest.skip("the figure is for AVX2 and wider")
-    assert measure_tile_loop()["ratio_of_fastest"] >= 100
+    assert measure_tile_loop()["ratio_of_fastest"] >= 60
 
 
 @pytest.mark.parametrize("isa", available_isas())
