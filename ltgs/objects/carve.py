@@ -72,6 +72,8 @@ class Judges:
     """Whether they hold all of a stored object. What the captures contradict all over has left."""
     piece: Callable[[Tensor], bool] = lambda _: False
     """Whether they can only be a piece of an object that stood there; it may be small."""
+    foreign: Callable[[Tensor], Tensor] = lambda members: members[:0]
+    """Members [K] of the stored objects that hold none of them: these are judged for themselves."""
     unowned: Callable[[Tensor], bool] = lambda _: False
     """Whether most of them belong to no stored object."""
     alone: Callable[[Tensor, Tensor, Sequence[ComparedView]], bool] = lambda *_: False
@@ -168,7 +170,7 @@ class _Carver:
         if removal_benefit(self.views, after).altered_px < smallest:
             return False
         free = self.free.clone()
-        for other in company:
+        for other in (*company, self.judges.foreign(members)):
             free[other] = False
         trial, after = _peel(self.gaussians, trial, free, members, after, self.lift, self.compare, self.config)
         benefit = removal_benefit(self.views, after)
@@ -196,7 +198,8 @@ class _Carver:
             elif benefit.stands(self.config):
                 self._standing[gone] = True
         lone = not company and not self._replaced
-        if refusal and company is not None and benefit.replaced(self.config, image_px, lone=lone) and self.alone(gone, company):
+        replaced = company is not None and len(gone) >= self.config.replaced_least
+        if refusal and replaced and benefit.replaced(self.config, image_px, lone=lone) and self.alone(gone, company or ()):
             refusal, note, self._replaced = "", "something else is seen all over its place", True
         if not refusal and float(self._standing[gone].float().mean()) > 0.5:
             refusal = "part of an object that the photos still show"

@@ -39,9 +39,9 @@ class CarveConfig:
     `explained_alone` and has the outline of the change: the photo leaves no doubt."""
     single_view_least: int = 40
     """Gaussians of a set that only one photo shows: a few blurred ones of a sparse capture err as much."""
-    least: int = 75
-    """Gaussians of the first visit that a thing is made of, without what it stands on: those of twelve rooms had 80 and more, errors of
-    the scene that the photos contradict up to 70."""
+    least: int = 60
+    """Gaussians of the first visit that a thing is made of, without what it stands on: those of twenty rooms had 70 and more (with 75
+    two of them were lost); what else the photos contradict is refused by what it is (see `Judges`)."""
     explained: float = 0.22
     """Share of a set's pixels that must match the captures once it is gone, for that alone to prove that it left."""
     explained_outline: float = 0.08
@@ -64,6 +64,9 @@ class CarveConfig:
     replaced: tuple[float, float, float] = (0.6, 0.12, 0.5)
     """The same two shares for a whole thing that was no object yet, and the largest share of holes behind one of several things side by
     side (of a lone one `max_holes_outline`). In eight rooms all six that had been replaced had .69 to .90, up to .10 and up to .14."""
+    replaced_least: int = 120
+    """Fewest Gaussians of such a thing: the photos only contradict it, and what came hides patches as well. In twenty rooms right ones
+    had 151 and more, a patch 84."""
     stands: tuple[float, float] = (0.2, 2.0)
     """A whole stored object stands still if at least this share of its pixels agrees, and so many times more than speak of change:
     then no part of it has left either, its template is only inaccurate."""

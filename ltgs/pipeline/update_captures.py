@@ -30,7 +30,7 @@ from ltgs.core.scene import Scene
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model, with_backing
 from ltgs.objects.ground import base_points, grounded
-from ltgs.objects.hull import HullConfig, HullInstance, hull_instances, seen_empty
+from ltgs.objects.hull import HullConfig, HullInstance, hull_instances, in_image, project, seen_empty
 from ltgs.objects.support import SupportConfig, extent, find_support, surroundings_of
 from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.patch import Target
@@ -54,8 +54,10 @@ class VisitCaptures:
         self, scene: Scene, photos: Sequence[TrainingPhoto], replay: Sequence[TrainingPhoto], config: UpdateConfig,
         backend: str, seed: int, progress: Progress, stored: PhotosAt | None = None,
     ) -> None:
-        self.scene, self.config, self.backend, self.seed, self.progress = scene, config, backend, seed, progress
+        self.scene, self.backend, self.seed, self.progress = scene, backend, seed, progress
         self.old = scene.chronology
+        self.first = self.old.state_at(0).gaussians.detach()
+        self.config = config.for_scene(self._in_frame())
         self.time = self.old.num_times
         self.shots = [Shot(p.camera, p.rgb.astype(np.float32) / np.float32(255)) for p in photos]
         self.record = DecisionRecorder([p.camera for p in photos])
@@ -68,9 +70,14 @@ class VisitCaptures:
         self.expected = self.expected_of(self.old, self.ids)
         self.grounds: list[Ground] = []
         self._final: tuple[Chronology, list[ComparedView]] | None = None
-        self.first = self.old.state_at(0).gaussians.detach()
         self.earlier: dict[int, EarlierPhoto] = {}
         self.learned = Learned(config.learned, config.compare.evidence)
+
+    def _in_frame(self) -> float:
+        """How many of the first visit's Gaussians lie in the frame of one of its photos, median of the photos."""
+        means = self.first.means.double().numpy()
+        counts = [int(in_image(c, *project(c, means)).sum()) for c in self.scene.visits[0].cameras]
+        return float(np.median(counts)) if counts else 0.0
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

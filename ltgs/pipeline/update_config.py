@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ltgs.change.compare import CompareConfig
 from ltgs.change.learned import LearnedConfig
@@ -71,6 +71,8 @@ class UpdateConfig:
     """Most visits after the first one whose photos are fitted along: the latest at which something that is refined was seen."""
     rounds: int = 2
     """Rounds of explaining what left and what came."""
+    turns: int = 2
+    """How often these rounds begin anew because an object that was found late stands where another one is still drawn."""
     sure_views: float = 3.0
     """Gaussians seen by this many photos of the first visit or fewer count as hardly known."""
     template_doubt: float = 0.25
@@ -86,3 +88,19 @@ class UpdateConfig:
     """Places up to so much farther than a surface, relative to the depth, belong to it and were seen with it."""
     max_objects: int = 24
     """Most new instances considered per visit."""
+    in_frame: int = 44_000
+    """Gaussians in a photo's frame (median of the first visit's photos) for which the numbers of Gaussians in `carve` and `split` are
+    meant; a scene that was trained with more or fewer makes a thing of as many more or fewer."""
+    fewest: int = 12
+    """Such a number is never smaller."""
+
+    def for_scene(self, in_frame: float) -> UpdateConfig:
+        """The configuration with its numbers of Gaussians in proportion to those in a photo's frame."""
+        def scaled(number: int) -> int:
+            return max(self.fewest, round(number * in_frame / self.in_frame))
+
+        carve = replace(
+            self.carve, least=scaled(self.carve.least), single_view_least=scaled(self.carve.single_view_least),
+            replaced_least=scaled(self.carve.replaced_least),
+        )
+        return replace(self, carve=carve, split=replace(self.split, least=scaled(self.split.least)))

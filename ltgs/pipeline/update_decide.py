@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -35,6 +35,24 @@ log = logging.getLogger("ltgs.pipeline")
 Array = NDArray[np.float64]
 
 
+@dataclass
+class _Explained:
+    """What of a visit is explained so far."""
+
+    kept: Tensor
+    """[N] bool, the state's Gaussians that have not left."""
+    views: list[ComparedView]
+    """The captures against what is kept and the matched objects where they are."""
+    matches: list[Match] = field(default_factory=list)
+    instances: list[HullInstance] = field(default_factory=list)
+    """New content that no match explains."""
+    holes: list[NDArray[np.bool_]] = field(default_factory=list)
+    """Per photo [H, W], what departed objects left open."""
+    late: list[Array] = field(default_factory=list)
+    """Where something was seen to have left only once others were drawn at their new places."""
+    turns: int = 0
+
+
 class Decider:
     """Decides about one visit."""
 
@@ -55,47 +73,59 @@ class Decider:
         have left too (two objects that changed places).
         """
         known = self.inventory.known
-        matches: list[Match] = []
-        late: list[Array] = []
-        kept = torch.ones(len(self.visit.gaussians), dtype=torch.bool)
-        views = list(before)
-        instances: list[HullInstance] = []
-        for round_index in range(self.visit.config.rounds):
-            self.visit.record.stage = f"round {round_index + 1}"
-            placed = [place(known[m.object_id], m) for m in matches]
-            with self.visit.timed("vacated"):
-                sets, views = self.left.vacated(kept, placed, views, [(known[m.object_id], m) for m in matches])
-                sets, views = self.left.with_inside(sets, kept, placed, views)
-            for vacated in sets:
-                kept[vacated.members] = False
-            if round_index and not sets:
+        now = _Explained(torch.ones(len(self.visit.gaussians), dtype=torch.bool), list(before))
+        while self._rounds(before, now):
+            now.matches, now.instances, now.views = self._sifted(known, now.matches, now.instances, now.views, now.kept, now.holes)
+            if now.turns >= self.visit.config.turns or not self.left.is_displaced(now.kept, self._arrived(now.matches)):
                 break
-            if round_index:
-                late += [self.visit.gaussians.means[s.members].double().median(0).values.numpy() for s in sets]
-            self.inventory.add(sets, views)
-            with self.visit.timed("instances"):
-                bare = self.visit.compare_kept(views, Gaussians.concatenate(placed), kept, [])
-                holes = hole_masks(before, bare)
-                self._uncover(sets, bare, holes)
-                instances, num_outside = self._new_content(views, holes, known)
-            taken = {m.object_id for m in matches}
-            with self.visit.timed("association"):
-                found, unmatched = self._match({k: v for k, v in known.items() if k not in taken}, instances, views)
-            matches += found
-            instances = [instances[i] for i in unmatched if i < num_outside]
-            if not found:
-                break
-        matches, instances, views = self._sifted(known, matches, instances, views, kept, holes)
-        instances = self.content.apart_from(instances, known, matches, views)
+        matches, views, holes = now.matches, now.views, now.holes
+        instances = self.content.apart_from(now.instances, known, matches, views)
         with self.visit.timed("association"):
             self.visit.record.stage = "second look"
-            matches = self._second_look(known, matches, views, kept, late)
-            views, holes = self._without_leftovers(known, matches, instances, views, kept, holes)
+            matches = self._second_look(known, matches, views, now.kept, now.late)
+            views, holes = self._without_leftovers(known, matches, instances, views, now.kept, holes)
         sure, spread = self.visit.config.review.sure_mean, self.visit.config.register.uncertainty
         matches = [with_doubt(known[m.object_id], m, sure, spread) for m in matches]
         new = join_pieces(self.content.for_sure(instances, views), views, config=self.visit.config.join)
         camouflaged = [self.content.camouflaged(i, views) for i in new]
         return Decisions(known, matches, new, views, holes, self.visit.record, self.inventory.remains, camouflaged)
+
+    def _arrived(self, matches: Sequence[Match]) -> list[tuple[KnownObject, Match]]:
+        return [(self.inventory.known[m.object_id], m) for m in matches]
+
+    def _rounds(self, before: Sequence[ComparedView], now: _Explained) -> bool:
+        """Look for what left and what came, in turns, and note it; whether anything was looked for that was not known yet."""
+        known = self.inventory.known
+        for index in range(self.visit.config.rounds):
+            again = index > 0 or now.turns > 0
+            self.visit.record.stage = f"round {now.turns * self.visit.config.rounds + index + 1}"
+            placed = [place(obj, m) for obj, m in self._arrived(now.matches)]
+            with self.visit.timed("vacated"):
+                sets, views = self.left.vacated(now.kept, placed, now.views, self._arrived(now.matches))
+                sets, now.views = self.left.with_inside(sets, now.kept, placed, views)
+            for vacated in sets:
+                now.kept[vacated.members] = False
+            if again and not sets:
+                if index == 0:
+                    return False
+                break
+            if again:
+                now.late += [self.visit.gaussians.means[s.members].double().median(0).values.numpy() for s in sets]
+            self.inventory.add(sets, now.views)
+            with self.visit.timed("instances"):
+                bare = self.visit.compare_kept(now.views, Gaussians.concatenate(placed), now.kept, [])
+                now.holes = hole_masks(before, bare)
+                self._uncover(sets, bare, now.holes)
+                instances, num_outside = self._new_content(now.views, now.holes, known)
+            taken = {m.object_id for m in now.matches}
+            with self.visit.timed("association"):
+                found, unmatched = self._match({k: v for k, v in known.items() if k not in taken}, instances, now.views)
+            now.matches += found
+            now.instances = [instances[i] for i in unmatched if i < num_outside]
+            if not found:
+                break
+        now.turns += 1
+        return True
 
     def _without_leftovers(
         self, known: Mapping[int, KnownObject], matches: Sequence[Match], instances: Sequence[HullInstance],

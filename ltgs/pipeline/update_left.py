@@ -56,28 +56,25 @@ class Departures:
             return self.visit.compare_kept(views, everything[lost], still, placed)
 
         def displaced(members: Tensor) -> bool:
-            points = everything.means[members].double().numpy()
-            return any(
-                m.hypothesis.gain >= proof.min_gain
-                and share_inside(points, k.template, m.hypothesis.world_from_object, proof) >= proof.inside
-                for k, m in arrived
-            )
+            whole = [k for k, m in stored.items() if bool(torch.isin(m, members).all())]
+            return self._displaced(everything.means[members], whole, arrived)
 
-        proof, carve = self.visit.config.proof, self.visit.config.carve
+        carve = self.visit.config.carve
         refused: list[Tensor] = []
         if placed:
             views = self.visit.compare_kept(views, Gaussians.concatenate(placed), kept, placed)
             # What is left over around objects just placed is their own error unless its outline is clear.
             carve = replace(carve, min_outline=carve.outline)
         still_kept = [torch.searchsorted(index, m[kept[m]]) for m in self.refused] if placed else []
-        stored = [torch.searchsorted(index, m) for m in self._standing(kept)]
+        stored = {k: torch.searchsorted(index, m) for k, m in self._standing(kept).items()}
         found, after = find_vacated(
             everything, views, lift=self.visit.lift, compare=compare_kept, config=carve, fixed=fixed, record=self.visit.record,
-            also=[*stored, *(m for m in still_kept if displaced(m))], refused=refused, judges=Judges(
+            also=[*stored.values(), *(m for m in still_kept if displaced(m))], refused=refused, judges=Judges(
                 displaced=displaced,
                 piece=lambda members: bool(self.piece_of(index[members])),
-                whole=lambda members: any(bool(torch.isin(m, members).all()) for m in stored),
+                whole=lambda members: any(bool(torch.isin(m, members).all()) for m in stored.values()),
                 veto=lambda members: self._never_was(index[members]),
+                foreign=lambda members: self._foreign(index, members),
                 unowned=lambda members: self._unowned(index[members]),
                 alone=lambda members, others, views: self._is_whole(index, everything, members, others, views),
                 upper=lambda members, views: members[~self.visit.in_support(everything[members], views)],
@@ -93,6 +90,30 @@ class Departures:
             stayed = torch.cat([s.members for s in found])
             after = self.visit.compare_kept(after, everything[stayed], still, placed)
         return sets, after
+
+    def _displaced(self, means: Tensor, stored: Sequence[int], arrived: Sequence[tuple[KnownObject, Match]]) -> bool:
+        """Whether an object that was found stands now where Gaussians with these centres [M, 3] were, or reaches into them.
+
+        Args:
+            stored: ids of the stored objects that they hold.
+        """
+        proof, points = self.visit.config.proof, means.double().numpy()
+        for obj, match in arrived:
+            if match.hypothesis.gain < proof.min_gain and (match.explained or 0.0) < self.visit.config.review.sure_mean:
+                continue
+            pose = match.hypothesis.world_from_object
+            if share_inside(points, obj.template, pose, proof) >= proof.inside:
+                return True
+            # A shell around something slim has hardly a Gaussian within it.
+            own = obj.template.transformed(torch.as_tensor(pose, dtype=torch.float32)).means.double().numpy()
+            if any(share_inside(own, self.visit.old.templates[k].gaussians, self.visit.old.tracks[k].last_pose(), proof) >= proof.inside
+                   for k in stored):
+                return True
+        return False
+
+    def is_displaced(self, kept: Tensor, arrived: Sequence[tuple[KnownObject, Match]]) -> bool:
+        """Whether an object that was found stands where a stored one is still kept."""
+        return any(self._displaced(self.visit.gaussians.means[m], [k], arrived) for k, m in self._standing(kept).items())
 
     def _without_unmoved(self, sets: Sequence[VacatedSet], views: Sequence[ComparedView]) -> list[VacatedSet]:
         """Sets that left, but for objects that explain the captures where they stood: their template is only inaccurate.
@@ -130,8 +151,8 @@ class Departures:
         owners = self._object_ids(index[members])
         out = [members[owners == k] for k in owners.unique().tolist() if k]
         rest = members[owners == BACKGROUND_ID]
-        if len(rest) <= 0.5 * len(members) and not self._is_thing(index, everything, members, rest, views):
-            return [members]  # a stored object and what of it was not cut out with it
+        if len(rest) == 0:
+            return out
         beneath = self.visit.in_support(everything[rest], views).numpy()
         link = self.visit.config.carve.link_px * pixel_footprint(views)
         rows = side_by_side(everything[rest], beneath, link, up=self.visit.up, config=self.visit.config.split)
@@ -139,18 +160,20 @@ class Departures:
             log.info("%d things stand side by side among %d Gaussians", len(rows) + len(out), len(members))
         return [rest[r] for r in rows] + out
 
-    def _is_thing(self, index: Tensor, everything: Gaussians, members: Tensor, rest: Tensor, views: Sequence[ComparedView]) -> bool:
-        """Whether what no stored object holds among some Gaussians is a thing of its own: templates have many more Gaussians than it."""
-        others = torch.ones(len(index), dtype=torch.bool)
-        others[members] = False
-        enough = len(rest) >= self.visit.config.carve.least
-        return enough and self._is_whole(index, everything, rest, others.nonzero()[:, 0], views)
-
     def _object_ids(self, members: Tensor) -> Tensor:
         """[M] id of the stored object that each of the state's Gaussians belongs to; that of the background for all else."""
         owners, templates = self.visit.ids[members], self.visit.old.templates
         surfaces = [k for k in owners.unique().tolist() if k and templates[k].kind != "object"]
         return torch.where(torch.isin(owners, torch.tensor(surfaces, dtype=owners.dtype)), BACKGROUND_ID, owners)
+
+    def _foreign(self, index: Tensor, members: Tensor) -> Tensor:
+        """Which of the Gaussians that are drawn now belong to stored objects that hold none of these [M].
+
+        Args:
+            index: [K] which of the state's Gaussians are drawn; what was placed in addition comes after them.
+        """
+        owners = self._object_ids(index)
+        return ((owners != BACKGROUND_ID) & ~torch.isin(owners, owners[members].unique())).nonzero()[:, 0]
 
     def _unowned(self, members: Tensor) -> bool:
         """Whether most of the state's Gaussians [M] belong to no stored object."""
@@ -202,10 +225,10 @@ class Departures:
             views = self.visit.compare_kept(views, self.visit.gaussians[lost], still, placed)
         return out, list(views)
 
-    def _standing(self, kept: Tensor) -> list[Tensor]:
-        """Stored objects of which everything is still kept: indices [M] into the state's Gaussians."""
-        rows = [(self.visit.ids == k).nonzero()[:, 0] for k in self.visit.drawn_ids("object")]
-        return [m for m in rows if kept[m].all()]
+    def _standing(self, kept: Tensor) -> dict[int, Tensor]:
+        """Stored objects of which everything is still kept, by id: indices [M] into the state's Gaussians."""
+        rows = {k: (self.visit.ids == k).nonzero()[:, 0] for k in self.visit.drawn_ids("object")}
+        return {k: m for k, m in rows.items() if kept[m].all()}
 
     def _never_was(self, members: Tensor) -> str:
         """Why the first visit's photos say that these Gaussians [M] were no thing of their own; empty if they do not."""
@@ -218,4 +241,5 @@ class Departures:
 
     def piece_of(self, members: Tensor) -> int:
         """The object that a set can only be a piece of, 0 if none."""
-        return remains_of(self.visit.gaussians.means[members].double().numpy(), self.visit.old, self.visit.config.proof)
+        points, least = self.visit.gaussians.means[members].double().numpy(), self.visit.config.carve.least
+        return remains_of(points, self.visit.old, self.visit.config.proof, least=least)

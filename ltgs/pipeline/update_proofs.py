@@ -46,8 +46,6 @@ class ProofConfig:
     """They coincide if this close to one of the object's Gaussians, in units of its radius."""
     speck: float = 0.35
     """Size, relative to a standing object's radius, up to which what lies within that radius is an error of its outline."""
-    speck_most: int = 75
-    """Fewest Gaussians that are more than that: a thing (see `CarveConfig.least`)."""
     remains_size: float = 0.8
     """Largest piece, radius relative to the object's."""
 
@@ -149,7 +147,7 @@ def existed(
     return support / total if total else None
 
 
-def remains_of(points: Array, chronology: Chronology, config: ProofConfig) -> int:
+def remains_of(points: Array, chronology: Chronology, config: ProofConfig, *, least: int) -> int:
     """The object that something which was there at all times can only be a piece of; 0 = none.
 
     Two things are never in one place: what coincides with an object where that once stood was not cut out with it. And what is
@@ -157,6 +155,7 @@ def remains_of(points: Array, chronology: Chronology, config: ProofConfig) -> in
 
     Args:
         points: [M, 3] centres of its Gaussians.
+        least: Gaussians that a thing is made of.
     """
     centre = np.median(points, axis=0)
     reach = float(np.quantile(np.linalg.norm(points - centre, axis=1), 0.9))
@@ -173,7 +172,7 @@ def remains_of(points: Array, chronology: Chronology, config: ProofConfig) -> in
             near = tree.query((points - pose[:3, 3]) @ pose[:3, :3])[0] <= config.touching * radius
             if near.mean() >= best:
                 best, owner = float(near.mean()), k
-        stands, small = track.presence[-1] == Presence.PRESENT, len(points) < config.speck_most and reach <= config.speck * radius
+        stands, small = track.presence[-1] == Presence.PRESENT, len(points) < least and reach <= config.speck * radius
         if not owner and stands and small and np.linalg.norm(centre - track.last_pose()[:3, 3]) <= radius:
             owner = k
     return owner

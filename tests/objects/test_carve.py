@@ -12,6 +12,7 @@ from helpers import blobs
 
 from ltgs.change.evidence import agreement
 from ltgs.core.cameras import Camera
+from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.carve import Judges, VacatedSet, _Carver, _merge_touching, candidates
 from ltgs.objects.removal import CarveConfig, RemovalBenefit, removal_benefit
@@ -164,13 +165,34 @@ def test_a_patch_that_goes_on_beside_is_hidden_rather_than_gone_unless_the_photo
     assert not verdict(weak, 300, unowned=True, alone=True)
     assert "goes on beside" in verdict(weak, 300, unowned=True, alone=False)
     assert not verdict(replace(weak, explained=0.5), 300, unowned=True, alone=False)
-    assert not verdict(weak, 60, unowned=True, alone=False), "a scrap is no patch"
+    assert not verdict(weak, 50, unowned=True, alone=False), "a scrap is no patch"
     assert not verdict(weak, 300, unowned=False, alone=False), "part of a stored object"
 
 
 def test_a_whole_thing_of_which_nothing_is_seen_has_left_although_its_outline_is_lost_among_other_changes() -> None:
     lost = RemovalBenefit(0.26, 2600, 0.0, 0.49, 3, 0.51, 0.023)
     assert not verdict(lost, 150, alone=True)
+    assert verdict(lost, 90, alone=True), "a patch of few Gaussians is hidden by what came"
     assert verdict(lost, 150, alone=False)
     assert verdict(replace(lost, confirmed=0.1), 150, alone=True), "a part of it still agrees"
     assert verdict(replace(lost, explained=0.1), 150, alone=True), "nor do the photos fit better without it"
+
+
+def test_what_a_set_hid_is_no_part_of_another_stored_object() -> None:
+    """Behind a set, inside its box, the photos contradict more: it goes as well, unless a stored object holds it."""
+    depth = np.ones((SIZE, SIZE), np.float32)
+    shot = replace(view(square(20, 40), square(20, 40) * 2.0, 0.5), depth=depth)
+    gone = replace(shot, shown=np.where(square(20, 40)[..., None], np.float32(0.2), shot.shown), score=0 * depth)
+    points = np.random.default_rng(1).uniform(0, 0.3, (200, 3))
+    own = blobs(np.random.default_rng(0), points, 0.01)
+
+    def lift(gaussians: Gaussians, views: object, images: object, rows: torch.Tensor | None) -> torch.Tensor:
+        changed = torch.zeros(2, len(gaussians), 3)
+        changed[..., 0] = 5.0
+        return changed
+
+    for foreign, left in ((torch.arange(100, 200), 100), (torch.arange(0), 200)):
+        judges = Judges(foreign=lambda _, rows=foreign: rows)  # type: ignore[misc]
+        config = replace(CarveConfig(), min_footprint=1e-3)
+        carver = _Carver(own, lift, lambda *_: [gone] * 2, config, judges, None, [shot] * 2, None)
+        assert carver.take(torch.arange(100)) and len(carver.found[0].members) == left

@@ -134,3 +134,12 @@ def test_senseless_values_are_refused(overrides: dict) -> None:
 def test_defaults_are_frozen() -> None:
     with pytest.raises(AttributeError):
         RunConfig().seed = 3  # type: ignore[misc]
+
+
+def test_numbers_of_gaussians_follow_how_densely_the_scene_was_trained() -> None:
+    config = RunConfig().update
+    assert config.for_scene(config.in_frame) == config
+    sparse, dense = config.for_scene(config.in_frame / 2), config.for_scene(8 * config.in_frame)
+    assert (sparse.carve.least, dense.carve.least) == (config.carve.least // 2, 8 * config.carve.least)
+    assert (sparse.split.least, dense.carve.replaced_least) == (config.split.least // 2, 8 * config.carve.replaced_least)
+    assert config.for_scene(0).carve.least == config.fewest

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import blobs
+from numpy.typing import NDArray
 
 from ltgs.core.chronology import Appearance, Chronology, ObjectTrack, Presence, Template
 from ltgs.core.gaussians import Gaussians
@@ -20,6 +21,10 @@ from ltgs.pipeline.update_proofs import ProofConfig, remains_of, stood_before
 RNG = np.random.default_rng(0)
 CONFIG = ProofConfig()
 THERE = np.array([1.0, 0.5, 0.0])
+
+
+def piece_of(points: NDArray[np.float64], chronology: Chronology) -> int:
+    return remains_of(points, chronology, CONFIG, least=60)
 
 
 def thing() -> Gaussians:
@@ -41,19 +46,19 @@ def chronology() -> Chronology:
 
 def test_what_coincides_with_an_object_where_it_once_stood_is_a_piece_of_it(chronology: Chronology) -> None:
     piece = RNG.uniform([-0.2, -0.2, 0.1], [0.0, 0.0, 0.2], (30, 3))
-    assert remains_of(piece + THERE, chronology, CONFIG) == 1
-    assert remains_of(piece, chronology, CONFIG) == 1, "also where it stands now"
-    assert remains_of(piece + [0.0, -1.0, 0.0], chronology, CONFIG) == 0
+    assert piece_of(piece + THERE, chronology) == 1
+    assert piece_of(piece, chronology) == 1, "also where it stands now"
+    assert piece_of(piece + [0.0, -1.0, 0.0], chronology) == 0
     speck = RNG.uniform(-0.05, 0.05, (30, 3)) + [0.28, 0, 0]
-    assert remains_of(speck, chronology, CONFIG) == 1, "small, and touches it where it stands"
-    assert remains_of(speck + THERE, chronology, CONFIG) == remains_of(speck + [0.2, 0, 0], chronology, CONFIG) == 0
-    assert remains_of(piece + THERE + [0.3, 0, 0], chronology, CONFIG) == 0, "beside it stands something else"
-    assert remains_of(RNG.uniform(-0.4, 0.4, (300, 3)) + THERE, chronology, CONFIG) == 0, "larger than itself"
-    assert remains_of(np.repeat(speck, 3, 0), chronology, CONFIG) == 0, "as small, but a thing of its own"
+    assert piece_of(speck, chronology) == 1, "small, and touches it where it stands"
+    assert piece_of(speck + THERE, chronology) == piece_of(speck + [0.2, 0, 0], chronology) == 0
+    assert piece_of(piece + THERE + [0.3, 0, 0], chronology) == 0, "beside it stands something else"
+    assert piece_of(RNG.uniform(-0.4, 0.4, (300, 3)) + THERE, chronology) == 0, "larger than itself"
+    assert piece_of(np.repeat(speck, 3, 0), chronology) == 0, "as small, but a thing of its own"
     built_later = {**chronology.templates, 1: replace(chronology.templates[1], created_at=1)}
-    assert remains_of(piece, replace(chronology, templates=built_later), CONFIG) == 0, "it was there before the object came"
+    assert piece_of(piece, replace(chronology, templates=built_later)) == 0, "it was there before the object came"
     gone = replace(chronology.tracks[1], presence=np.zeros(2, np.uint8))
-    assert remains_of(piece + THERE, replace(chronology, tracks={1: gone, 2: chronology.tracks[2]}), CONFIG) == 0
+    assert piece_of(piece + THERE, replace(chronology, tracks={1: gone, 2: chronology.tracks[2]})) == 0
 
 
 def test_where_an_object_stood_the_place_is_empty_since_it_left(chronology: Chronology) -> None:

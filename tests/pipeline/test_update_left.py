@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,14 +11,21 @@ import torch
 from solids import at, box, gaussians
 
 from ltgs.core.cameras import Camera
-from ltgs.core.chronology import Template
+from ltgs.core.chronology import ObjectTrack, Template
 from ltgs.core.gaussians import Gaussians
+from ltgs.core.se3 import make_rigid
 from ltgs.core.views import ComparedView
+from ltgs.objects.associate import Match
+from ltgs.objects.backing import Model
 from ltgs.objects.carve import CarveConfig, VacatedSet
+from ltgs.objects.hull import HullInstance
+from ltgs.objects.hypothesis import PoseHypothesis
 from ltgs.objects.split import SplitConfig
 from ltgs.objects.support import SupportConfig
 from ltgs.pipeline.update_inventory import Inventory
 from ltgs.pipeline.update_left import Departures
+from ltgs.pipeline.update_parts import KnownObject
+from ltgs.pipeline.update_proofs import ProofConfig, ReviewConfig
 
 UP = np.array([0.0, 0.0, 1.0])
 SIZE = 40
@@ -53,15 +61,39 @@ def ground() -> Gaussians:
     return gaussians(np.stack([x.ravel(), y.ravel(), np.full(x.size, -0.12)], 1), np.full((x.size, 3), 0.5), 0.01)
 
 
-@pytest.mark.parametrize(("whole", "parts"), [(True, 2), (False, 1)])
-def test_a_thing_of_few_gaussians_beside_a_stored_object_of_many_is_one_of_its_own(whole: bool, parts: int) -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_lies_beside_a_stored_object_is_judged_for_itself(whole: bool) -> None:
+    """A thing of few Gaussians, or a piece of one, beside a stored object of many."""
     thing = at(box((0.12, 0.12, 0.2), 8, count=600), 0.0, 0.0)
     half = thing.means[:, 0] < 0
     left, rest = (thing, ground()) if whole else (thing[half], Gaussians.concatenate([thing[~half], ground()]))
     found, everything = departures(left, rest)
     members = torch.arange(3000 + len(left))
     out = found._side_by_side(torch.arange(len(everything)), everything, members, [look_down()])
-    assert len(out) == parts and sorted(torch.cat(out).tolist()) == members.tolist()
+    assert sorted(len(o) for o in out) == [len(left), 3000] and sorted(torch.cat(out).tolist()) == members.tolist()
+    assert found._foreign(torch.arange(len(everything)), torch.arange(3000, 3010)).tolist() == list(range(3000))
+    assert len(found._foreign(torch.arange(len(everything)), torch.arange(2990, 3010))) == 0, "it holds some of that object"
+
+
+@pytest.mark.parametrize(("gain", "explained", "displaced"), [(0.4, None, True), (0.2, 0.7, True), (0.2, None, False), (0.2, 0.4, False)])
+def test_a_slim_thing_found_within_a_stored_shell_says_that_this_has_left(
+    gain: float, explained: float | None, displaced: bool
+) -> None:
+    found, everything = departures(at(box((0.12, 0.12, 0.2), 8, count=600), 0.0, 0.0), ground())
+    visit = found.visit
+    slim = box((0.06, 0.06, 0.2), 9, count=600)
+    visit.config.proof, visit.config.review = ProofConfig(), ReviewConfig()  # type: ignore[misc]
+    visit.old.tracks, visit.old.templates = {4: ObjectTrack.start(4, 1, np.eye(4))}, {4: Template(4, "object", everything[:3000], 1)}  # type: ignore[misc]
+    visit.drawn_ids = lambda kind: [4]  # type: ignore[method-assign]
+    pose = PoseHypothesis(make_rigid(np.eye(3), np.array([-0.3, 0.0, 0.0])), 1 - gain, 1.0, np.eye(6), ambiguous=False)
+    match = Match(7, HullInstance(np.zeros((1, 3)), (), 3), pose, explained=explained)
+    arrived = [(KnownObject(7, slim, np.eye(4), True, Model(slim)), match)]
+    kept = torch.ones(len(everything), dtype=torch.bool)
+    assert found.is_displaced(kept, arrived) is displaced
+    beside = replace(match, hypothesis=replace(pose, world_from_object=np.eye(4)))
+    assert not found.is_displaced(kept, [(arrived[0][0], beside)])
+    kept[0] = False
+    assert not found.is_displaced(kept, arrived), "it is known to have left"
 
 
 def test_what_is_covered_by_the_table_is_no_thing() -> None:

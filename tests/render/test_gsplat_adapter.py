@@ -38,7 +38,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             assert bool(value.isfinite().all()), "gsplat does not skip what is not finite"
         drawn = (opacities >= 1 / 255).nonzero()[:, 0]
         images, alphas, radii = [], [], torch.zeros(len(viewmats), len(means), 2, dtype=torch.int32)
-        logits = torch.logit(opacities[drawn])
+        logits, quats = torch.logit(opacities[drawn]), torch.nn.functional.normalize(quats, dim=-1)  # as gsplat does
         plain = Gaussians(means[drawn], quats[drawn], scales[drawn].log(), logits, torch.zeros(len(drawn), 1, 3))
         for c, color in enumerate(colors):
             camera = Cameras(Ks[c : c + 1], viewmats[c : c + 1], width, height)
