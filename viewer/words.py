@@ -101,12 +101,19 @@ def object_title(chronology: Chronology, object_id: int) -> str:
 
 def event_words(event: Event, chronology: Chronology) -> str:
     """`describe_event` with the object's name and the scene's scale."""
-    return describe_event(event, chronology.metres_per_unit, title=object_title(chronology, event.object_id))
+    former = object_title(chronology, chronology.templates[event.object_id].replaces) if event.kind == "replaced" else ""
+    return describe_event(event, chronology.metres_per_unit, title=object_title(chronology, event.object_id), former=former)
 
 
-def describe_event(event: Event, metres_per_unit: float | None = None, *, title: str = "") -> str:
-    """One event in words, without the date: "object 3 moved 0.42 units, turned 47°"."""
-    words = f"{title or f'object {event.object_id}'} {event.kind}"
+def describe_event(event: Event, metres_per_unit: float | None = None, *, title: str = "", former: str = "") -> str:
+    """One event in words, without the date: "object 3 moved 0.42 units, turned 47°".
+
+    Args:
+        former: title of the object that a new form replaced.
+    """
+    words = f"{title or f'object {event.object_id}'} {event.kind}{f' {former}' if former else ''}"
+    if event.kind == "replaced" and event.translation > 0:
+        words += f", {length_text(event.translation, metres_per_unit)} away"
     if event.kind in ("moved", "returned"):
         facts = []
         if event.translation > 0:

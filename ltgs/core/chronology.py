@@ -17,7 +17,7 @@ from ltgs.core.gaussians import Gaussians
 from ltgs.core.light_field import LightField, facing
 
 Array = NDArray[np.float64]
-EventKind = Literal["appeared", "removed", "moved", "returned"]
+EventKind = Literal["appeared", "removed", "moved", "returned", "replaced"]
 BACKGROUND_ID = 0
 
 
@@ -48,6 +48,9 @@ class Template:
     """Id of a surface to the Gaussians, in the world, that it has lost to this object."""
     footing_of: int = 0
     """The object that this surface was shaded by and that took it along when it left; 0 = it is no such surface."""
+    replaces: int = 0
+    """The object of which this is the next form: the same thing by its looks where no rigid motion explains it, because it changed its
+    shape or shows sides that nobody had seen; 0 = none."""
     residual: Tensor | None = None
     """[N, 5] of each Gaussian how well it explained the photos it was last fitted to: mean and variance of the colour and the
     structure cue (columns 0-1, 2-3) and the number of photos; None = not measured since the Gaussians changed."""
@@ -178,9 +181,10 @@ class Event:
 
     time: int
     kind: EventKind
+    """"replaced": an object is there in a new form (see `Template.replaces`); that the former one left is no event of its own."""
     object_id: int
     translation: float = 0.0
-    """Distance the object's centre moved, scene units; 0 unless moved or returned."""
+    """Distance the object's centre moved, scene units; 0 unless moved, returned or replaced."""
     rotation_deg: float = 0.0
     uncertain: bool = False
     note: str = ""

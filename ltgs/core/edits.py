@@ -61,11 +61,10 @@ def merge_objects(chronology: Chronology, object_id: int, other: int, other_from
     else:
         kept, kept_members = one, members[0]
         first, second = tracks[object_id], reframed(tracks[other], other_from_object)
-    templates = {
-        k: replace(t, footing_of=object_id) if t.footing_of == other else t for k, t in chronology.templates.items() if k != other
-    }
+    templates = {k: _relinked(t, other, object_id) for k, t in chronology.templates.items() if k != other}
     templates[object_id] = replace(
-        kept, object_id=object_id, name=one.name or two.name, members=kept_members if len(kept_members) else None
+        kept, object_id=object_id, name=one.name or two.name, members=kept_members if len(kept_members) else None,
+        replaces=next((r for r in (one.replaces, two.replaces) if r not in (0, object_id, other)), 0),
     )
     del tracks[other]
     tracks[object_id] = _joined(object_id, first, second)
@@ -87,6 +86,14 @@ def merge_objects(chronology: Chronology, object_id: int, other: int, other_from
     )
 
 
+def _relinked(template: Template, old: int, new: int) -> Template:
+    """A template that names another object instead of one that goes; 0 = none."""
+    return replace(
+        template, footing_of=new if template.footing_of == old else template.footing_of,
+        replaces=new if template.replaces == old else template.replaces,
+    )
+
+
 def split_object(chronology: Chronology, object_id: int, time: int) -> tuple[Chronology, int]:
     """From `time` on it is another object; returns the chronology and the new id.
 
@@ -105,7 +112,7 @@ def split_object(chronology: Chronology, object_id: int, time: int) -> tuple[Chr
     new = chronology.next_id
     late = np.arange(track.num_times) >= time
     templates, tracks = dict(chronology.templates), dict(chronology.tracks)
-    templates[new] = replace(template, object_id=new, name="", members=None, surface_parts={})
+    templates[new] = replace(template, object_id=new, name="", members=None, surface_parts={}, replaces=0)
     tracks[object_id], tracks[new] = _absent_at(track, late), _absent_at(replace(track, object_id=new), ~late)
     known = [replace(e, object_id=new) if e.object_id == object_id and e.time > time else e for e in chronology.events]
     steps = all_steps(chronology.tracks)
@@ -130,7 +137,7 @@ def delete_object(chronology: Chronology, object_id: int, surfaces: Mapping[int,
     members = torch.cat([chronology.members_of(k) for k in gone])
     # The owners of what older scenes did not record are settled before one of them goes.
     templates = {
-        k: replace(t, members=own if len(own := chronology.members_of(k)) else None)
+        k: replace(_relinked(t, object_id, 0), members=own if len(own := chronology.members_of(k)) else None)
         for k, t in chronology.templates.items() if k not in gone
     }
     for k, stays in (surfaces or {}).items():

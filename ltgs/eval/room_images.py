@@ -132,6 +132,7 @@ def predicted_change(chronology: Chronology, time: int, camera: Camera, *, backe
     """[H, W] pixels where an object that came, left or moved at `time` is seen now or was seen before."""
     came = {e.object_id for e in chronology.events if e.time == time and e.kind != "removed"}
     left = {e.object_id for e in chronology.events if e.time == time and e.kind in ("removed", "moved")}
+    left |= {chronology.templates[e.object_id].replaces for e in chronology.events if e.time == time and e.kind == "replaced"}
     now = _share(chronology.state_at(time), came, camera, backend) > 0.5
     return now | (_share(chronology.state_at(time - 1), left, camera, backend) > 0.5)
 

@@ -79,6 +79,15 @@ def object_ids(chronology: Chronology) -> list[int]:
     return [k for k, t in sorted(chronology.templates.items()) if t.kind == "object"]
 
 
+def first_form(chronology: Chronology, object_id: int) -> int:
+    """The object that another one is a later form of, or itself."""
+    seen = {object_id}
+    while (former := chronology.templates[object_id].replaces) in chronology.templates and former not in seen:
+        object_id = former
+        seen.add(object_id)
+    return object_id
+
+
 def match_by_place(chronology: Chronology, room: Room, room_from_scene: Similarity, time: int) -> dict[int, int]:
     """Scene object id to true object id at one time: the assignment of least distance within `REACH`."""
     ours = [k for k in object_ids(chronology) if chronology.tracks[k].presence[time] == Presence.PRESENT]
@@ -111,9 +120,12 @@ def track_report(chronology: Chronology, room: Room, room_from_scene: Similarity
         if event.time not in times or event.object_id not in object_ids(chronology):
             continue
         # What left is recognised by where it stood; the rest by where it stands now, and moved objects by both.
-        where = [places[event.time - 1].get(event.object_id)] if event.kind in ("removed", "moved") else []
+        before = chronology.templates[event.object_id].replaces if event.kind == "replaced" else event.object_id
+        where = [places[event.time - 1].get(before)] if event.kind in ("removed", "moved", "replaced") else []
         where += [places[event.time].get(event.object_id)] if event.kind != "removed" else []
-        key = (event.time, event.kind, where[0] if where[0] is not None and len(set(where)) == 1 else -1)
+        # The truth knows rigid things only: what is there in a new form has moved.
+        kind = "moved" if event.kind == "replaced" else event.kind
+        key = (event.time, kind, where[0] if where[0] is not None and len(set(where)) == 1 else -1)
         if found[key] < truth[key]:
             found[key] += 1
         else:
@@ -129,17 +141,21 @@ def track_report(chronology: Chronology, room: Room, room_from_scene: Similarity
 
 
 def _identity(chronology: Chronology, room: Room, places: Sequence[Mapping[int, int]]) -> tuple[int, int, int]:
-    """Object-times right, wrong and missing under the best one-to-one naming (IDF1 of multi-object tracking)."""
+    """Object-times right, wrong and missing under the best one-to-one naming (IDF1 of multi-object tracking).
+
+    The forms of an object are one.
+    """
     changing = sorted({e.object_id for e in room.events if e.time < len(places)})
-    ours = object_ids(chronology)
+    ids = object_ids(chronology)
+    ours = sorted({first_form(chronology, k) for k in ids})
     counts = np.zeros((len(ours), len(changing)))
     for place in places:
         for k, i in place.items():
             if i in changing:
-                counts[ours.index(k), changing.index(i)] += 1
+                counts[ours.index(first_form(chronology, k)), changing.index(i)] += 1
     right = int(counts[linear_sum_assignment(-counts)].sum()) if counts.size else 0
     predicted = sum(
-        int((chronology.tracks[k].presence[: len(places)] == Presence.PRESENT).sum()) for k in ours
+        int((chronology.tracks[k].presence[: len(places)] == Presence.PRESENT).sum()) for k in ids
     )
     expected = sum(int(room.object(i).present[: len(places)].sum()) for i in changing)
     return right, predicted - right, expected - right

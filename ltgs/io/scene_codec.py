@@ -35,7 +35,7 @@ from ltgs.io.template_codec import (
 )
 
 Array = NDArray[np.float64]
-_EVENT_KINDS = ("appeared", "removed", "moved", "returned")
+_EVENT_KINDS = ("appeared", "removed", "moved", "returned", "replaced")
 _MAX_INDEX = 1 << 31
 
 

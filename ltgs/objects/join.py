@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ltgs.core.views import ComparedView
-from ltgs.objects.hull import HullInstance
+from ltgs.objects.hull import HullInstance, seen_empty
 from ltgs.objects.palette import content_palette, likeness
 
 
@@ -21,6 +21,11 @@ class JoinConfig:
     """Largest distance of two pieces, relative to the radius of the smaller one."""
     alike: float = 0.82
     """Least likeness of their colours (see `objects.palette`): pieces of one box had 0.88, neighbours up to 0.76."""
+    between: tuple[float, float] = (0.3, 0.7)
+    """Part of the line between their middles that must not lie open."""
+    open: float = 0.6
+    """Share of it that a photo must look through at something known behind it to tell that they are two things, in `open_photos`."""
+    open_photos: int = 2
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,16 @@ def _are_one(one: HullInstance, other: HullInstance, views: Sequence[ComparedVie
         return False
     palettes = content_palette(one, views), content_palette(other, views)
     like = likeness(*palettes)
-    return like is not None and like >= config.alike
+    return like is not None and like >= config.alike and not _apart(one, other, views, config)
+
+
+def _apart(one: HullInstance, other: HullInstance, views: Sequence[ComparedView], config: JoinConfig) -> bool:
+    """Whether photos look through between two pieces: then nothing has cut them, they are two things."""
+    share = np.linspace(*config.between, 9)[:, None]
+    points = (1 - share) * one.centroid + share * other.centroid
+    known = [np.where(v.agreed & ~v.mask & (v.alpha > 0.5), v.depth, 0) for v in views]
+    through = [seen_empty(points, [v.camera], [d.astype(np.float32)]).mean() for v, d in zip(views, known, strict=True)]
+    return sum(t >= config.open for t in through) >= config.open_photos
 
 
 def _joined(one: HullInstance, other: HullInstance) -> HullInstance:

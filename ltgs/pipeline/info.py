@@ -56,11 +56,19 @@ def visit_title(visit: VisitRecord) -> str:
     return visit.name if not day or day == visit.name else f"{visit.name} ({day})"
 
 
-def describe_event(event: Event, visit: VisitRecord, metres_per_unit: float | None = None, *, name: str = "") -> str:
-    """One event in words: "2024-02-11: object 3 (red box) moved 0.42 units, turned 47 deg"."""
-    words = f"{_day(visit)}: object {event.object_id}{f' ({name})' if name else ''} {event.kind}"
+def describe_event(
+    event: Event, visit: VisitRecord, metres_per_unit: float | None = None, *, name: str = "", former: str = ""
+) -> str:
+    """One event in words: "2024-02-11: object 3 (red box) moved 0.42 units, turned 47 deg".
+
+    Args:
+        former: name of the object that a new form replaced.
+    """
+    words = f"{_day(visit)}: object {event.object_id}{f' ({name})' if name else ''} {event.kind}{f' {former}' if former else ''}"
+    length = f"{event.translation:.3g} units" if metres_per_unit is None else f"{event.translation * metres_per_unit:.3g} m"
+    if event.kind == "replaced":
+        words += f", {length} away"
     if event.kind in ("moved", "returned"):
-        length = f"{event.translation:.3g} units" if metres_per_unit is None else f"{event.translation * metres_per_unit:.3g} m"
         words += f" {length}" if event.kind == "moved" else f", {length} from where it was"
         words += f", turned {event.rotation_deg:.0f} deg"
     if event.uncertain:
@@ -70,9 +78,10 @@ def describe_event(event: Event, visit: VisitRecord, metres_per_unit: float | No
 
 def event_in_words(event: Event, scene: Scene) -> str:
     """`describe_event` with the object's name and the scene's scale."""
-    template = scene.chronology.templates.get(event.object_id)
-    name = template.name if template is not None else ""
-    return describe_event(event, scene.visits[event.time], scene.chronology.metres_per_unit, name=name)
+    templates = scene.chronology.templates
+    name = templates[event.object_id].name if event.object_id in templates else ""
+    former = f"object {templates[event.object_id].replaces}" if event.kind == "replaced" else ""
+    return describe_event(event, scene.visits[event.time], scene.chronology.metres_per_unit, name=name, former=former)
 
 
 def _day(visit: VisitRecord) -> str:

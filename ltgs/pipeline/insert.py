@@ -151,7 +151,8 @@ class _Insertion:
     def _add_object(self, k: int) -> None:
         """An object that the inserted visit has found: cut out of the background, or built anew."""
         new, name = self.updated.chronology, self.names[k]
-        template, track = replace(new.templates[k], object_id=name), replace(new.tracks[k], object_id=name)
+        former = self.names.get(new.templates[k].replaces, 0)
+        template, track = replace(new.templates[k], object_id=name, replaces=former), replace(new.tracks[k], object_id=name)
         members = new.members_of(k)
         if len(members):
             # At all other times the very Gaussians of the background are shown, not their refined copy, and surfaces stay whole.

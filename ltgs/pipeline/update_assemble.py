@@ -14,6 +14,7 @@ from ltgs.change.compare import footprint
 from ltgs.core.cameras import Camera
 from ltgs.core.chronology import Appearance, Chronology, Event, ObjectTrack, Presence, Template
 from ltgs.core.decisions import DecisionRecorder
+from ltgs.core.events import next_form_event
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match
@@ -43,6 +44,8 @@ class Decisions:
     """Pieces that go now, by the id of the object or surface which they belong to: they were not cut out with it, or were wrong."""
     camouflaged: Sequence[bool] = ()
     """For every new content whether it has the colours of what lies around it."""
+    former: Sequence[int] = ()
+    """For every new content the object that left of which it is the next form, 0 = none."""
 
 
 def assemble(
@@ -75,8 +78,9 @@ class _Assembly:
 
     def run(self, light: Appearance) -> tuple[Chronology, list[RefineItem]]:
         self._carry_on(self._lift())
-        for instance in self.decisions.new:
-            self._add_new(instance)
+        new = self.decisions.new
+        for instance, former in zip(new, self.decisions.former or [0] * len(new), strict=True):
+            self._add_new(instance, former)
         self._add_surface()
         chronology = replace(
             self.old, lifted=torch.cat(self.lifted).unique(), templates=self.templates, tracks=self.tracks,
@@ -136,7 +140,8 @@ class _Assembly:
                 self.tracks[k] = track.extended(Presence.ABSENT)
             elif k in known and known[k].left:
                 self.tracks[k] = track.extended(Presence.ABSENT)
-                self.events.append(Event(self.time, "removed", k, uncertain=len(self.decisions.views) < 2))
+                if k not in self.decisions.former:
+                    self.events.append(Event(self.time, "removed", k, uncertain=len(self.decisions.views) < 2))
             else:
                 cameras = [v.camera for v in self.decisions.views]
                 self.tracks[k] = track.extended(carried_presence(track, self.templates[k].kind, cameras))
@@ -144,7 +149,7 @@ class _Assembly:
     def _next_id(self) -> int:
         return max([self.old.next_id - 1, *self.templates]) + 1
 
-    def _add_new(self, instance: HullInstance) -> None:
+    def _add_new(self, instance: HullInstance, former: int) -> None:
         k = self._next_id()
         degree = self.old.background.sh_degree
         gaussians, pose = build_template(
@@ -152,9 +157,10 @@ class _Assembly:
         )
         if self.decisions.record is not None:
             self.decisions.record.verdict(instance, "new", k)
-        self.templates[k] = Template(k, "object", gaussians, self.time)
+        self.templates[k] = Template(k, "object", gaussians, self.time, replaces=former)
         self.tracks[k] = ObjectTrack.start(k, self.time, pose)
-        self.events.append(Event(self.time, "appeared", k, uncertain=instance.num_views < 2))
+        came = next_form_event(k, self.time, pose, self.tracks[former]) if former else None
+        self.events.append(came or Event(self.time, "appeared", k, uncertain=instance.num_views < 2))
         self.items.append(RefineItem(k, gaussians, pose, {}, 0, False))
 
     def _add_surface(self) -> None:

@@ -22,6 +22,7 @@ from ltgs.optim.complete import CompleteConfig
 from ltgs.optim.refine import RefineConfig
 from ltgs.optim.sharpen import SharpenConfig
 from ltgs.pipeline.update_again import AgainConfig
+from ltgs.pipeline.update_former import FormerConfig
 from ltgs.pipeline.update_proofs import LeftoverConfig, ProofConfig, ReviewConfig
 
 
@@ -67,6 +68,7 @@ class UpdateConfig:
     sinks: float = 0.5
     """An object that left is not found right at its old place with its lowest points lower by more than this share of its radius."""
     again: AgainConfig = field(default_factory=AgainConfig)
+    former: FormerConfig = field(default_factory=FormerConfig)
     past_visits: int = 3
     """Most visits after the first one whose photos are fitted along: the latest at which something that is refined was seen."""
     rounds: int = 2

@@ -24,6 +24,7 @@ from ltgs.objects.removal import hole_masks
 from ltgs.objects.split import split_instance
 from ltgs.pipeline.update_assemble import Decisions
 from ltgs.pipeline.update_captures import VisitCaptures
+from ltgs.pipeline.update_former import former_objects
 from ltgs.pipeline.update_inventory import Inventory
 from ltgs.pipeline.update_left import Departures
 from ltgs.pipeline.update_leftover import Leftovers
@@ -88,7 +89,9 @@ class Decider:
         matches = [with_doubt(known[m.object_id], m, sure, spread) for m in matches]
         new = join_pieces(self.content.for_sure(instances, views), views, config=self.visit.config.join)
         camouflaged = [self.content.camouflaged(i, views) for i in new]
-        return Decisions(known, matches, new, views, holes, self.visit.record, self.inventory.remains, camouflaged)
+        missing = {k: o for k, o in known.items() if o.left and k not in {m.object_id for m in matches}}
+        former = former_objects(new, missing, views, self.visit.up, config=self.visit.config.former, backend=self.visit.backend)
+        return Decisions(known, matches, new, views, holes, self.visit.record, self.inventory.remains, camouflaged, former)
 
     def _arrived(self, matches: Sequence[Match]) -> list[tuple[KnownObject, Match]]:
         return [(self.inventory.known[m.object_id], m) for m in matches]

@@ -58,8 +58,10 @@ class Inventory:
                 self.add_remains(owner, still)
             else:
                 self._cut_out(still, views)
+        # What is there in its next form is not away.
+        renewed = {self.visit.old.templates[k].replaces for k in self.visit.drawn_ids("object") if k not in self.known}
         for object_id, track in self.visit.old.tracks.items():
-            absent = track.presence[-1] == Presence.ABSENT
+            absent = track.presence[-1] == Presence.ABSENT and object_id not in renewed
             if absent and object_id not in self.known and self.visit.old.templates[object_id].kind == "object":
                 self.known[object_id] = self._stored(object_id, views, left=False)
 

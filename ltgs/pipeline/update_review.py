@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ltgs.core.chronology import Chronology, ObjectTrack, Template
+from ltgs.core.chronology import Chronology, Event, ObjectTrack, Template
 from ltgs.core.track_times import Entry, with_entry
 from ltgs.pipeline.update_captures import VisitCaptures
 from ltgs.pipeline.update_proofs import explains_change, needed
@@ -27,7 +27,7 @@ def review(chronology: Chronology, visit: VisitCaptures, camouflaged: Collection
     known object that fails was not found.
     """
     config = visit.config.review
-    arrived = [e for e in chronology.events if e.time == visit.time and e.kind in ("appeared", "moved", "returned")]
+    arrived = [e for e in chronology.events if e.time == visit.time and e.kind != "removed"]
     if not arrived:
         return chronology
     views, state = visit.compare_final(chronology), chronology.state_at(visit.time)
@@ -41,11 +41,12 @@ def review(chronology: Chronology, visit: VisitCaptures, camouflaged: Collection
             continue
         alike = event.object_id in camouflaged
         short = gain[0] < (config.new_mean_camouflaged if alike else config.new_mean) or gain[1] < config.new_least
-        if event.kind == "appeared" and short and (alike or not explains_change(without, views, config)):
+        new = event.kind in ("appeared", "replaced")
+        if new and short and (alike or not explains_change(without, views, config)):
             patch = gain[0] >= config.patch_mean and gain[1] >= config.patch_least
-            chronology = (_as_surface if patch else _dropped)(chronology, event.object_id)
+            chronology = (_as_surface if patch else _dropped)(_alone(chronology, event.object_id), event.object_id)
             reason = "fitted to the photos it explains too little of them"
-        elif event.kind != "appeared" and gain[0] < config.known_mean:
+        elif not new and gain[0] < config.known_mean:
             chronology = _not_found(chronology, event.object_id, sure=len(views) > 1)
             reason = "fitted there the object explains too little of the photos"
         else:
@@ -53,6 +54,17 @@ def review(chronology: Chronology, visit: VisitCaptures, camouflaged: Collection
         visit.record.withdraw(event.object_id, reason)
         visit.undecided.append(f"What was taken for object {event.object_id} does not explain the photos: not counted.")
     return chronology
+
+
+def _alone(chronology: Chronology, object_id: int) -> Chronology:
+    """The chronology in which an object of the last time is no next form of another one: that one was removed."""
+    template = chronology.templates[object_id]
+    if not template.replaces:
+        return chronology
+    removed = Event(chronology.num_times - 1, "removed", template.replaces, uncertain=True)
+    return replace(
+        chronology, templates={**chronology.templates, object_id: replace(template, replaces=0)}, events=(*chronology.events, removed),
+    )
 
 
 def _as_surface(chronology: Chronology, object_id: int) -> Chronology:

@@ -42,6 +42,37 @@ def test_events_follow_from_tracks() -> None:
     assert moved.rotation_deg == pytest.approx(70) and moved.uncertain and moved.note == "rotation ambiguous"
 
 
+def renewed() -> Chronology:
+    """Object 3, which came when object 1 left, is its next form."""
+    start = timeline()
+    templates = {**start.templates, 3: replace(start.templates[3], replaces=1)}
+    return replace(start, templates=templates, events=derive_events(templates, start.tracks))
+
+
+def test_the_next_form_of_an_object_is_one_event_and_two_again_without_the_link() -> None:
+    """However the events are derived: from nothing, or from those that stood before an edit."""
+    chronology = renewed()
+    assert kinds(chronology)[:2] == [(1, "replaced", 3), (2, "returned", 1)]
+    told, shift = chronology.events[0], chronology.tracks[3].world_from_object[1] - chronology.tracks[1].world_from_object[0]
+    assert told.uncertain and told.translation == pytest.approx(np.linalg.norm(shift[:3, 3]))
+    steps = all_steps(chronology.tracks)
+    again = derive_events(chronology.templates, chronology.tracks, known=chronology.events, known_steps=steps)
+    assert again == chronology.events
+    plain = derive_events(timeline().templates, chronology.tracks, known=chronology.events, known_steps=steps)
+    assert [(e.time, e.kind, e.object_id) for e in plain][:2] == [(1, "removed", 1), (1, "appeared", 3)]
+
+
+def test_deleting_or_merging_one_form_leaves_the_other_told() -> None:
+    chronology = renewed()
+    assert kinds(delete_object(chronology, 3))[0] == (1, "removed", 1)
+    without = delete_object(chronology, 1)
+    assert kinds(without)[0] == (1, "appeared", 3) and without.templates[3].replaces == 0
+    last = {t: track(t, [PRESENT, ABSENT, ABSENT, ABSENT], [pose(0.9, 0), None, None, None]) for t in (1,)}
+    apart = replace(chronology, tracks={**chronology.tracks, **last})
+    merged = merge_objects(apart, 1, 3, np.eye(4))
+    assert merged.templates[1].replaces == 0 and (1, "moved", 1) in kinds(merged)
+
+
 def test_known_events_stand_where_tracks_did_not_change() -> None:
     chronology = timeline()
     measured = [replace(e, translation=0.123, note="as measured") for e in chronology.events]

@@ -22,7 +22,7 @@ def edited(store, make_scene, gaussians) -> Scene:
     old = scene.chronology
     own = old.templates[1].gaussians
     template = Template(
-        1, "object", own, 1, "red box", torch.tensor([7, 3]), {4: gaussians(3, 9), 2: gaussians(2, 8)}, footing_of=2,
+        1, "object", own, 1, "red box", torch.tensor([7, 3]), {4: gaussians(3, 9), 2: gaussians(2, 8)}, footing_of=2, replaces=3,
         residual=torch.tensor([[0.5, 0.25, 0.125, 0.0625, 3.0]]).repeat(len(own), 1),
     )
     track = replace(old.tracks[1], pinned=frozenset({1}))
@@ -39,7 +39,7 @@ def test_round_trip(store, edited, same_scene):
     same_scene(edited, loaded)
     template = loaded.chronology.templates[1]
     assert template.name == "red box" and template.members.tolist() == [7, 3] and sorted(template.surface_parts) == [2, 4]
-    assert template.footing_of == 2 and torch.equal(template.residual, edited.chronology.templates[1].residual)
+    assert template.replaces == 3 and template.footing_of == 2 and torch.equal(template.residual, edited.chronology.templates[1].residual)
     assert torch.equal(template.surface_parts[4].means, edited.chronology.templates[1].surface_parts[4].means)
     assert loaded.chronology.tracks[1].pinned == {1} and loaded.edits == edited.edits
     assert loaded.chronology.retired == 3 and loaded.chronology.next_id == 4
@@ -52,7 +52,7 @@ def test_scenes_of_earlier_versions_have_no_edits(store, edited):
     path = store.path / "manifest.json"
     body = dict(read_manifest(path).body)
     del body["edits"], body["retired_id"]
-    for key in ("name", "members", "surface_parts", "footing_of", "residual"):
+    for key in ("name", "members", "surface_parts", "footing_of", "replaces", "residual"):
         del body["templates"][0][key]
     del body["tracks"][0]["pinned"]
     path.write_bytes(seal(body))
@@ -60,7 +60,7 @@ def test_scenes_of_earlier_versions_have_no_edits(store, edited):
     template = loaded.chronology.templates[1]
     assert loaded.edits == () and loaded.chronology.retired == 0 and loaded.chronology.tracks[1].pinned == frozenset()
     assert (template.name, template.members, dict(template.surface_parts), template.footing_of) == ("", None, {}, 0)
-    assert template.residual is None
+    assert template.residual is None and template.replaces == 0
 
 
 @pytest.mark.parametrize("change", [
@@ -75,6 +75,7 @@ def test_scenes_of_earlier_versions_have_no_edits(store, edited):
     lambda b: b["templates"][0].update(members="../x"),
     lambda b: b["templates"][0].update(members=b["background"]),
     lambda b: b["templates"][0].update(footing_of=-1),
+    lambda b: b["templates"][0].update(replaces="1"),
     lambda b: b["templates"][0].update(residual=b["background"]),
     lambda b: b["templates"][0].update(surface_parts=[{"surface": 0, "gaussians": b["background"]}]),
     lambda b: b["tracks"][0].update(pinned=[0]),

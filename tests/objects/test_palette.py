@@ -79,7 +79,7 @@ def test_in_mixed_content_the_pixels_of_one_thing_are_told_by_its_colours() -> N
 
 def test_a_pair_of_like_colours_needs_to_explain_less() -> None:
     config = AssociateConfig()
-    assert _needed(None, config) == _needed(0.8, config) == config.min_gain
+    assert _needed(None, config) == _needed(config.alike[0], config) == config.min_gain
     assert config.min_gain < _needed(0.78, config) < _needed(0.75, config) < config.min_gain_unlike == _needed(0.5, config)
     assert config.min_gain_alike < _needed(0.85, config) < config.min_gain and _needed(0.95, config) == config.min_gain_alike
 
@@ -133,6 +133,19 @@ def test_pieces_of_one_thing_are_joined_and_neighbours_are_not() -> None:
     assert len(joined.points) == 400 and joined.area_px == one.area_px + near.area_px and joined.num_views == 1
     assert join_pieces([one, near], other) == [one, near], "of other colours"
     assert join_pieces([one, far], same) == [one, far], "too far apart"
+
+
+@pytest.mark.parametrize(("depth", "photos", "count"), [(9.0, 2, 2), (9.0, 1, 1), (3.0, 2, 1), (0.0, 2, 1)])
+def test_like_things_between_which_photos_look_through_are_two(depth: float, photos: int, count: int) -> None:
+    """Known ground behind the gap, seen by enough photos; something in front of it, or nothing known, tells nothing."""
+    left, right = (slice(20, 40), slice(5, 25)), (slice(20, 40), slice(35, 55))
+    red, nothing = [0.8, 0.2, 0.2], np.zeros((SIZE, SIZE), bool)
+    shot = view(painted((*left, red), (*right, red)), nothing)
+    shot = replace(shot, depth=np.full((SIZE, SIZE), depth, np.float32), agreed=~nothing, alpha=np.ones((SIZE, SIZE), np.float32))
+    one, other = (
+        replace(i, pixels=i.pixels * photos) for i in (boxed(*left, (0, 0, 5)), boxed(*right, (0.8, 0, 5)))
+    )
+    assert len(join_pieces([one, other], [shot] * photos)) == count
 
 
 def test_content_that_one_photo_shows_as_two_regions_is_parts_although_its_hull_hangs_together() -> None:

@@ -222,6 +222,8 @@ def test_events_in_words() -> None:
     ]
     moved = Event(1, "moved", 3, 0.42, 47.2, uncertain=True, note="symmetric")
     assert describe_event(moved, scene.visits[1]) == "2024-02-10: object 3 moved 0.42 units, turned 47 deg (uncertain); symmetric"
+    form = Event(1, "replaced", 4, 0.2, uncertain=True)
+    assert describe_event(form, scene.visits[1], former="object 3") == "2024-02-10: object 4 replaced object 3, 0.2 units away (uncertain)"
     assert "moved 0.84 m" in describe_event(moved, scene.visits[1], 2.0)
 
 

@@ -94,6 +94,17 @@ def test_a_phantom_is_dropped_or_becomes_a_surface(
     np.testing.assert_allclose(out.templates[1].gaussians.means, at(THING, -0.5, 0.4).means, atol=1e-6)
 
 
+def test_the_next_form_of_an_object_that_explains_nothing_leaves_this_one_removed(start: Scene, visit: VisitCaptures) -> None:
+    former = ObjectTrack.start(2, 0, POSE).extended(Presence.ABSENT)
+    new = arrived(start, "appeared", make_rigid(np.eye(3), np.array([-0.5, 0.4, 0.0])))
+    chronology = replace(
+        new, templates={1: replace(new.templates[1], replaces=2), 2: Template(2, "object", THING, 0)},
+        tracks={**new.tracks, 2: former}, events=(Event(1, "replaced", 1, 0.7, uncertain=True),),
+    )
+    out = review(chronology, visit)
+    assert [(e.kind, e.object_id) for e in out.events] == [("removed", 2)] and list(out.templates) == [2]
+
+
 @pytest.mark.parametrize(("kind", "events"), [("moved", ["removed"]), ("returned", [])])
 def test_a_known_object_that_explains_nothing_there_was_not_found(
     start: Scene, visit: VisitCaptures, kind: str, events: list[str]

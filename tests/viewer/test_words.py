@@ -50,6 +50,7 @@ def test_events_in_words():
     assert describe_event(Event(1, "moved", 3, 0.42, 0.1), 2.0) == "object 3 moved 84 cm"
     assert describe_event(Event(1, "moved", 3, 0.0, 30.0)) == "object 3 moved, turned 30°"
     assert describe_event(Event(2, "removed", 1)) == "object 1 removed"
+    assert describe_event(Event(2, "replaced", 5, 0.4), former="object 1") == "object 5 replaced object 1, 0.4 units away"
     assert describe_event(Event(2, "returned", 1, 1.5, 0.0, uncertain=True)) == "object 1 returned, 1.5 units (uncertain)"
 
 
