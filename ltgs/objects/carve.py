@@ -207,9 +207,10 @@ class _Carver:
             refusal = benefit.refusal(replace(self.config, min_footprint=self.config.piece_factor * self.config.min_footprint), image_px)
         if not refusal and benefit.num_views == 1 and len(gone) < self.config.single_view_least:
             refusal = "a few Gaussians in a single photo prove nothing"
-        doubtful = not refusal and not note and benefit.explained < self.config.explained_alone and len(gone) >= self.config.least
+        clear = benefit.explained >= self.config.explained_alone and len(gone) >= self.config.replaced_least
+        doubtful = not refusal and not note and not clear and len(gone) >= self.config.least
         if doubtful and self.judges.unowned(gone) and not self.alone(gone, company or ()):
-            refusal = "the photos fit little better without it, and it goes on beside: something new hides a patch of it"
+            refusal = "it is small or the photos fit little better without it, and it goes on beside: something new hides a patch of it"
         if not refusal and len(self.views) == 1 and not self.judges.whole(gone) and not self.alone(gone, company or ()):
             refusal = "there is only one photo, and it is no whole thing: something new may hide it"
         return refusal or self.judges.veto(gone), note, contradicted

@@ -66,7 +66,7 @@ class CarveConfig:
     side (of a lone one `max_holes_outline`). In eight rooms all six that had been replaced had .69 to .90, up to .10 and up to .14."""
     replaced_least: int = 120
     """Fewest Gaussians of such a thing: the photos only contradict it, and what came hides patches as well. In twenty rooms right ones
-    had 151 and more, a patch 84."""
+    had 151 and more, a patch 84. What has fewer must be a whole thing, however well the photos fit without it."""
     stands: tuple[float, float] = (0.2, 2.0)
     """A whole stored object stands still if at least this share of its pixels agrees, and so many times more than speak of change:
     then no part of it has left either, its template is only inaccurate."""
