@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -188,7 +189,7 @@ class _Carver:
 
     def _verdict(self, gone: Tensor, benefit: RemovalBenefit, company: Sequence[Tensor] | None) -> tuple[str, str, bool]:
         """Why a set stays (empty if it has left), what proved that it left, and whether the captures contradict all of it."""
-        image_px = self.views[0].mask.size
+        image_px, alone = self.views[0].mask.size, cache(lambda: self.alone(gone, company or ()))
         refusal, note, contradicted = benefit.refusal(self.config, image_px), "", False
         if refusal and benefit.explained >= 0 and self.judges.displaced(gone):
             refusal, note = "", "something else stands there now"
@@ -199,7 +200,7 @@ class _Carver:
                 self._standing[gone] = True
         lone = not company and not self._replaced
         replaced = company is not None and len(gone) >= self.config.replaced_least
-        if refusal and replaced and benefit.replaced(self.config, image_px, lone=lone) and self.alone(gone, company or ()):
+        if refusal and replaced and benefit.replaced(self.config, image_px, lone=lone) and alone():
             refusal, note, self._replaced = "", "something else is seen all over its place", True
         if not refusal and float(self._standing[gone].float().mean()) > 0.5:
             refusal = "part of an object that the photos still show"
@@ -209,9 +210,9 @@ class _Carver:
             refusal = "a few Gaussians in a single photo prove nothing"
         clear = benefit.explained >= self.config.explained_alone and len(gone) >= self.config.replaced_least
         doubtful = not refusal and not note and not clear and len(gone) >= self.config.least
-        if doubtful and self.judges.unowned(gone) and not self.alone(gone, company or ()):
+        if doubtful and self.judges.unowned(gone) and not alone():
             refusal = "it is small or the photos fit little better without it, and it goes on beside: something new hides a patch of it"
-        if not refusal and len(self.views) == 1 and not self.judges.whole(gone) and not self.alone(gone, company or ()):
+        if not refusal and len(self.views) == 1 and not self.judges.whole(gone) and not alone():
             refusal = "there is only one photo, and it is no whole thing: something new may hide it"
         return refusal or self.judges.veto(gone), note, contradicted
 

@@ -126,6 +126,7 @@ def scene_info(store: SceneStore, scene: Scene) -> dict[str, Any]:
             {
                 "id": k, "kind": template.kind, "name": template.name, "num_gaussians": len(template.gaussians),
                 "created_at": template.created_at, "track": _track_entries(chronology.tracks[k]),
+                **({"replaces": template.replaces} if template.replaces else {}),
             }
             for k, template in sorted(chronology.templates.items())
         ],

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from ltgs.core.chronology import Appearance, Chronology, Event, ObjectTrack, Presence, Template
+from ltgs.core.edits import split_object
+from ltgs.core.events import derive_events
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
 from ltgs.core.se3 import make_rigid
@@ -98,6 +100,19 @@ def test_a_false_and_a_missing_event_are_named(room: Room) -> None:
     assert report.missed == (f"t{gone.time} removed {room.object(gone.object_id).name}",)
     assert report.false == (f"t{room.num_times - 1} appeared object {ghost} (at nothing)",)
     assert report.identity[1] == 1 and report.identity_f1 < 1
+
+
+def test_the_forms_of_an_object_are_one_that_has_moved(room: Room) -> None:
+    """Without the link between them the same tracks are a thing that left and another one that came."""
+    event = next(e for e in room.events if e.kind == "moved")
+    apart, new = split_object(perfect(room), event.object_id, event.time)
+    report = track_report(apart, room, ROOM_FROM_SCENE)
+    assert f"t{event.time} moved {room.object(event.object_id).name}" in report.missed and report.identity_f1 < 1
+    templates = {**apart.templates, new: replace(apart.templates[new], replaces=event.object_id)}
+    linked = replace(apart, templates=templates, events=derive_events(templates, apart.tracks))
+    report = track_report(linked, room, ROOM_FROM_SCENE)
+    assert (report.precision, report.recall, report.identity_f1) == (1.0, 1.0, 1.0)
+    assert len(report.poses) == report.motions - 1, "how it moved is not known"
 
 
 def test_pose_errors_and_their_coverage_are_measured(room: Room) -> None:

@@ -20,6 +20,7 @@ from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
 from ltgs.errors import UsageError
 from ltgs.io.scene_store import SceneStore
 from ltgs.pipeline.explain.facts import motion_of, touched_objects
+from ltgs.pipeline.explain.page import _deed
 from ltgs.pipeline.explain.pictures import crop_window
 from ltgs.pipeline.explain.visit import explain_visit
 from ltgs.pipeline.explain.words import text, with_sigma
@@ -212,6 +213,9 @@ def test_motion_and_its_uncertainty(store: SceneStore):
     assert motion.distance_sigma == pytest.approx(0.01) and motion.turn_sigma_deg == pytest.approx(np.degrees(0.02))
     assert motion.axis_tilt_deg < 5 and motion_of(scene, 2, 1) is None
     assert [(f.object_id, f.left, f.came) for f in touched_objects(scene, 1)] == [(1, True, True), (2, False, True)]
+    facts = touched_objects(scene, 1)[1]
+    form = replace(facts, former=1, events=(Event(1, "replaced", 2, 0.3, uncertain=True), Event(1, "moved", 2)))
+    assert form.deeds == ["replaced object 1", "moved"] and "replaced object 1" in _deed(form, first=True)
 
 
 @pytest.mark.parametrize(("value", "sigma", "words"), [

@@ -30,7 +30,7 @@ def object_cards(e: Explanation) -> str:
 
 
 def _object_card(e: Explanation, facts: ObjectFacts) -> str:
-    kinds = " and ".join(text(event.kind) for event in facts.events) or ("moved" if facts.left and facts.came else "changed")
+    kinds = " and ".join(text(deed) for deed in facts.deeds) or ("moved" if facts.left and facts.came else "changed")
     badges = ['<span class="badge warn">uncertain</span>'] if any(event.uncertain for event in facts.events) else []
     if facts.ambiguous:
         badges.append('<span class="badge warn">rotation ambiguous</span>')

@@ -57,6 +57,13 @@ class ObjectFacts:
     pairs: tuple[PairTest, ...]
     why: tuple[str, ...]
     """What speaks for the decision, in sentences."""
+    former: int = 0
+    """The object of which it is the next form, 0 = none."""
+
+    @property
+    def deeds(self) -> list[str]:
+        """What happened to it in a word each; of a new form also what it replaced."""
+        return [f"{e.kind} object {self.former}" if e.kind == "replaced" else e.kind for e in self.events]
 
     @property
     def ambiguous(self) -> bool:
@@ -81,7 +88,7 @@ def touched_objects(scene: Scene, time: int) -> list[ObjectFacts]:
             k, events, left, came, motion_of(scene, k, time) if came else None, 2 * template_radius(template.gaussians),
             len(template.gaussians), template.created_at,
             tuple(Presence(int(p)) for p in chronology.tracks[k].presence), removals, pairs,
-            tuple(reasons(record, k, left=left, came=came)) if record is not None else (),
+            tuple(reasons(record, k, left=left, came=came)) if record is not None else (), template.replaces,
         ))
     return found
 

@@ -74,7 +74,7 @@ def _summary(e: Explanation, title: str) -> str:
 
 
 def _deed(facts: ObjectFacts, *, first: bool) -> str:
-    deeds = [text(event.kind) + (" (uncertain)" if event.uncertain else "") for event in facts.events]
+    deeds = [text(deed) + (" (uncertain)" if e.uncertain else "") for deed, e in zip(facts.deeds, facts.events, strict=True)]
     if not deeds:
         deeds = ["changed place" if facts.left and facts.came else "left" if facts.left else "came"]
     return f'<a href="#object-{facts.object_id}">{"O" if first else "o"}bject {facts.object_id}</a> {" and ".join(deeds)}'
