@@ -84,6 +84,18 @@ class Gaussians:
         """The same values without gradient history."""
         return Gaussians(**{k: v.detach() for k, v in self.tensors().items()})
 
+    def in_half_precision(self, *, means: bool) -> Gaussians:
+        """The same with values that float16 holds exactly, where it can: 11 significant bits.
+
+        Args:
+            means: the centres as well: they are coordinates of one object, in its own frame.
+        """
+        def rounded(name: str, value: Tensor) -> Tensor:
+            half = value.detach().half().to(value.dtype)
+            return torch.where(half.isfinite(), half, value) if means or name != "means" else value
+
+        return Gaussians(**{k: rounded(k, v) for k, v in self.tensors().items()})
+
     def to(self, device: torch.device | str) -> Gaussians:
         """A copy on another device (no copy if already there)."""
         return Gaussians(**{k: v.to(device) for k, v in self.tensors().items()})

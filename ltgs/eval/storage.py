@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ltgs.core.scene import Scene
 from ltgs.io.scene_codec import tensors_to_bytes
 from ltgs.io.scene_store import SceneStore
+from ltgs.io.template_codec import compact
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def visit_bytes(store: SceneStore, scene: Scene) -> tuple[VisitBytes, ...]:
     kept = store.storage_by_time()
     written = _written(store)
     stored_at = store.templates_stored_at()
-    sizes = {k: len(tensors_to_bytes(t.gaussians.tensors())) for k, t in scene.chronology.templates.items()}
+    sizes = {k: len(tensors_to_bytes(compact(t.gaussians))) for k, t in scene.chronology.templates.items()}
     out = []
     for t in range(len(scene.visits)):
         moved = [e.object_id for e in scene.chronology.events if e.time == t and e.kind in ("moved", "returned")]

@@ -22,11 +22,16 @@ GetTensors = Callable[[str], dict[str, Tensor]]
 _MAX_INDEX = 1 << 31
 
 
+def compact(gaussians: Gaussians) -> dict[str, Tensor]:
+    """The tensors as they are stored: in float16 where that holds every value exactly."""
+    return {k: v.half() if torch.equal(v.half().to(v.dtype), v) else v for k, v in gaussians.tensors().items()}
+
+
 def encode_template(template: Template, put: PutTensors) -> dict[str, Any]:
     """The manifest entry of a template; what it does not have is left out."""
     record: dict[str, Any] = {
         "object_id": template.object_id, "kind": template.kind, "created_at": int(template.created_at),
-        "gaussians": put(template.gaussians.tensors()),
+        "gaussians": put(compact(template.gaussians)),
     }
     if template.name:
         record["name"] = template.name
@@ -34,7 +39,7 @@ def encode_template(template: Template, put: PutTensors) -> dict[str, Any]:
         record["members"] = put({"members": template.members.to(torch.int64)})
     if template.surface_parts:
         record["surface_parts"] = [
-            {"surface": int(k), "gaussians": put(part.tensors())} for k, part in sorted(template.surface_parts.items())
+            {"surface": int(k), "gaussians": put(compact(part))} for k, part in sorted(template.surface_parts.items())
         ]
     if template.footing_of:
         record["footing_of"] = int(template.footing_of)
@@ -87,9 +92,9 @@ def decode_gaussians(record: Any, key: str, get: GetTensors, where: str, body: M
         FormatError: the blob is not listed or holds other tensors.
     """
     tensors = get(blob_name(record, key, body, where))
-    if set(tensors) != set(FIELDS) or any(t.dtype != torch.float32 for t in tensors.values()):
-        raise FormatError(f"{where}: {key!r} must hold the float32 tensors {', '.join(FIELDS)}.")
-    return Gaussians(**tensors)
+    if set(tensors) != set(FIELDS) or any(t.dtype not in (torch.float32, torch.float16) for t in tensors.values()):
+        raise FormatError(f"{where}: {key!r} must hold the float32 or float16 tensors {', '.join(FIELDS)}.")
+    return Gaussians(**{k: t.float() for k, t in tensors.items()})
 
 
 def decode_indices(record: Any, key: str, count: int, get: GetTensors, where: str, body: Mapping[str, Any]) -> Tensor:

@@ -130,6 +130,7 @@ class _Update:
             chronology = review(chronology, self.visit, hidden)
         with self.visit.timed("complete"):
             chronology = self._complete(chronology, self.visit.compare_final(chronology))
+        chronology = self._compact(chronology)
         views = self.visit.compare_final(chronology)
         with self.visit.timed("light"):
             chronology = self._relight(chronology, self._with_known(chronology, views, items))
@@ -161,6 +162,14 @@ class _Update:
             poses[self.visit.time] = item.pose_now
             tracks[item.object_id] = replace(tracks[item.object_id], world_from_object=poses)
         return replace(chronology, templates=templates, tracks=tracks)
+
+    def _compact(self, chronology: Chronology) -> Chronology:
+        """The chronology with what this visit made or changed in values of half the size; surfaces keep the places they have."""
+        old, templates = self.visit.old.templates, dict(chronology.templates)
+        for k, template in templates.items():
+            if k not in old or template.gaussians is not old[k].gaussians:
+                templates[k] = replace(template, gaussians=template.gaussians.in_half_precision(means=template.kind == "object"))
+        return replace(chronology, templates=templates)
 
     def _past(self, chronology: Chronology, items: Sequence[RefineItem]) -> dict[int, Past]:
         """The first visit and the last ones at which one of the items was seen."""

@@ -117,6 +117,19 @@ def test_moving_gaussians_moves_means_covariances_and_colours(degree):
     assert torch.allclose(back.means, g.means) and torch.allclose(back.sh, g.sh, atol=1e-9)
 
 
+def test_half_precision_keeps_what_float16_cannot_hold():
+    one = gaussians(50)
+    one.opacity_logits[3], one.means[0, 0] = -1e6, 1e6
+    half, surface = one.in_half_precision(means=True), one.in_half_precision(means=False)
+    for name, value in half.tensors().items():
+        before = one.tensors()[name]
+        small = before.abs() < 6e4
+        assert torch.equal(value[small], value[small].half().to(value.dtype)), name
+        assert torch.allclose(value, before, rtol=6e-4, atol=1e-6), name
+    assert half.opacity_logits[3] == -1e6 and half.means[0, 0] == 1e6
+    assert torch.equal(surface.means, one.means) and torch.equal(surface.sh, half.sh) and not torch.equal(half.sh, one.sh)
+
+
 def test_empty_gaussians_pass_through_everything():
     g = Gaussians.empty(2)
     assert len(g) == 0 and g.sh_degree == 2 and g.covariances.shape == (0, 3, 3)

@@ -13,6 +13,7 @@ from ltgs.core.scene import Edit, Scene
 from ltgs.errors import FormatError
 from ltgs.io.manifest import read_manifest, seal
 from ltgs.io.scene_store import SceneStore
+from ltgs.io.template_codec import compact
 
 
 @pytest.fixture
@@ -45,6 +46,17 @@ def test_round_trip(store, edited, same_scene):
     assert loaded.chronology.retired == 3 and loaded.chronology.next_id == 4
     assert loaded.edits[1].words() == "pin-pose: object 1, visit visit 1", "the pose is left out of the line"
     assert store.verify().ok
+
+
+def test_what_float16_holds_takes_half_the_place(store, edited, same_scene):
+    template = edited.chronology.templates[1]
+    sizes = []
+    for gaussians in (template.gaussians, template.gaussians.in_half_precision(means=True)):
+        scene = replace(edited, chronology=replace(edited.chronology, templates={1: replace(template, gaussians=gaussians)}))
+        store.commit(scene)
+        same_scene(scene, SceneStore.open(store.path).load())
+        sizes.append(sum(4 * t.numel() if t.dtype == torch.float32 else 2 * t.numel() for t in compact(gaussians).values()))
+    assert sizes[1] == sizes[0] / 2
 
 
 def test_scenes_of_earlier_versions_have_no_edits(store, edited):

@@ -15,6 +15,7 @@ from ltgs.core.chronology import Chronology, Presence
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
 from ltgs.core.se3 import make_rigid, rotation_angle_deg
+from ltgs.io.template_codec import compact
 from ltgs.objects.register import RegisterConfig
 from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.refine import RefineConfig
@@ -110,6 +111,8 @@ def test_moved_object_keeps_its_identity_and_gets_its_pose(start):
     assert [e.kind for e in events] == ["moved"]
     event = events[0]
     assert abs(event.translation - np.hypot(0.33, 0.28)) < 0.03
+    own = scene.chronology.templates[event.object_id].gaussians
+    assert {t.dtype for t in compact(own).values()} == {torch.float16}, "a fitted template takes half the place"
     poses = scene.chronology.tracks[event.object_id].world_from_object
     assert abs(rotation_angle_deg(poses[1, :3, :3] @ poses[0, :3, :3].T) - 40) < 6
     np.testing.assert_allclose(poses[1, :2, 3], [-0.05, 0.4], atol=0.03)
