@@ -144,6 +144,16 @@ def test_another_look_at_the_same_place_is_another_object() -> None:
     assert sorted(joined.chronology.templates) == [1, 2, 3, 4, 5]
 
 
+def test_a_new_form_that_the_inserted_visit_saw_is_told() -> None:
+    whole = scene_of(timeline())
+    other = replace(cluster(3), sh=-cluster(3).sh)
+    new = {5: (Template(5, "object", other, 1, replaces=1), track(5, [ABSENT, PRESENT], [None, pose(0.5, 0.5)]))}
+    joined, _ = insert_visit(whole, updated(whole, 1, new=new, here={1: Entry.absent()}), 1)
+    assert joined.chronology.templates[5].replaces == 1
+    assert kinds(joined, 5)[0] == (1, "replaced") and (1, "removed") not in kinds(joined, 1)
+    assert_others_look_the_same(whole, joined, 1)
+
+
 def test_something_cut_out_now_is_the_background_at_all_other_times() -> None:
     whole = scene_of(timeline((2, 3, 4)))
     home, there = pose(0.9, 0.0), pose(0.4, 0.5, yaw_deg=15)
