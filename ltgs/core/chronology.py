@@ -189,6 +189,11 @@ class Event:
     uncertain: bool = False
     note: str = ""
 
+    @property
+    def is_of_new(self) -> bool:
+        """Whether its object is there for the first time: a thing, or a form of one, that nobody knew."""
+        return self.kind in ("appeared", "replaced")
+
 
 @dataclass(frozen=True)
 class SceneState:

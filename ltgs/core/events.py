@@ -72,24 +72,26 @@ def derive_events(
     for event in known:
         by_place.setdefault((event.object_id, event.time), []).append(event)
     out: list[Event] = []
-    former = replaced_at(templates, tracks)
+    renewed = replaced_at(templates, tracks)
     for k, track in sorted(tracks.items()):
         if templates[k].kind != "object":
             continue
-        next_form = former.get(k)
         radius = max(float(templates[k].gaussians.means.norm(dim=1).max()), 1e-12) if len(templates[k].gaussians) else 1e-12
         for time in range(1, track.num_times):
             step, before = step_at(track, time), by_place.get((k, time), [])
-            if step.pose is None and next_form == time:
+            if step.pose is None and renewed.get(k) == time:
                 continue
-            renews = step.pose is not None and step.last is None and former.get(templates[k].replaces) == time
+            renews = step.pose is not None and step.last is None and renewed.get(templates[k].replaces) == time
             # That it left was told with its next form, and that it came with its former one, which may be gone by now.
             untold = step.pose is None and step.before != Presence.ABSENT and not before
             retold = untold or any((e.kind == "replaced") != renews for e in before)
             if (k, time) in known_steps and step.same_as(known_steps[k, time]) and not retold:
                 out += before
                 continue
-            found = next_form_event(k, time, step.pose, tracks[templates[k].replaces]) if renews else _event(k, time, step, radius)
+            if renews and step.pose is not None:
+                found: Event | None = next_form_event(k, time, step.pose, tracks[templates[k].replaces])
+            else:
+                found = _event(k, time, step, radius)
             if found is not None:
                 out.append(_annotated(found, before, pinned=time in track.pinned))
     return tuple(sorted(out, key=lambda e: (e.time, e.object_id)))
@@ -107,10 +109,10 @@ def replaced_at(templates: Mapping[int, Template], tracks: Mapping[int, ObjectTr
     return out
 
 
-def next_form_event(object_id: int, time: int, pose: Array | None, former: ObjectTrack) -> Event:
+def next_form_event(object_id: int, time: int, pose: Array, former: ObjectTrack) -> Event:
     """That an object is there in a new form at a pose [4, 4]; by its looks alone, so that it is never certain."""
     last = step_at(former, time).last
-    shift = 0.0 if pose is None or last is None else float(np.linalg.norm(pose[:3, 3] - last[:3, 3]))
+    shift = 0.0 if last is None else float(np.linalg.norm(pose[:3, 3] - last[:3, 3]))
     return Event(time, "replaced", object_id, shift, uncertain=True)
 
 

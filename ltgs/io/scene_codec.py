@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from ltgs.core.cameras import Camera
-from ltgs.core.chronology import Appearance, Chronology, Event, ObjectTrack, Template
+from ltgs.core.chronology import Appearance, Chronology, Event, EventKind, ObjectTrack, Template
 from ltgs.core.light_detail import LightDetail
 from ltgs.core.light_field import LightField
 from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
@@ -35,7 +35,7 @@ from ltgs.io.template_codec import (
 )
 
 Array = NDArray[np.float64]
-_EVENT_KINDS = ("appeared", "removed", "moved", "returned", "replaced")
+_EVENT_KINDS = get_args(EventKind)
 _MAX_INDEX = 1 << 31
 
 

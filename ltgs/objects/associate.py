@@ -61,7 +61,7 @@ class AssociateConfig:
     min_gain_unlike: float = 0.75
     """What a pair of that likeness must explain; it falls to `min_gain` where they are alike. A bottle drawn half into the table
     explained 0.35 of a ball of likeness 0.77, another one 0.45 (0.79), a box 0.33 of another (0.81); the least alike of 110 right
-    pairs had 0.81 and explained 0.44."""
+    pairs had 0.81 and explained 0.44, and one of halved photos 0.26, which is lost."""
     likeness_weight: float = 0.5
     """A likeness of 0.1 more counts like so many tenths of the cost explained more."""
     sweep_slack: float = 0.12

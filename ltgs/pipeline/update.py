@@ -125,7 +125,7 @@ class _Update:
         with self.visit.timed("refine"):
             chronology = self._refine(chronology, items, decisions.views)
         with self.visit.timed("review"):
-            appeared = [e.object_id for e in chronology.events if e.time == self.visit.time and e.kind in ("appeared", "replaced")]
+            appeared = [e.object_id for e in chronology.events if e.time == self.visit.time and e.is_of_new]
             hidden = {k for k, alike in zip(appeared, decisions.camouflaged, strict=True) if alike}
             chronology = review(chronology, self.visit, hidden)
         with self.visit.timed("complete"):

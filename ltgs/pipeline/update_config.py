@@ -74,7 +74,8 @@ class UpdateConfig:
     rounds: int = 2
     """Rounds of explaining what left and what came."""
     turns: int = 2
-    """How often these rounds begin anew because an object that was found late stands where another one is still drawn."""
+    """Most times that these rounds are gone through: they begin anew if an object that was found late stands where another one is
+    still drawn."""
     sure_views: float = 3.0
     """Gaussians seen by this many photos of the first visit or fewer count as hardly known."""
     template_doubt: float = 0.25

@@ -45,19 +45,18 @@ def former_objects(
         missing: objects that left now and were not found again.
         up: [3] unit, the vertical.
     """
-    own = {k: template_palette(o.model.seen, o.last_pose[:3, :3].T @ up, backend=backend) for k, o in missing.items()}
+    contents = {i: content_palette(instance, views) for i, instance in enumerate(new) if instance.num_views >= config.photos}
     pairs = []
-    for index, instance in enumerate(new):
-        if instance.num_views < config.photos:
-            continue
-        colours = content_palette(instance, views)
-        for k, obj in missing.items():
-            like = likeness(own[k], colours)
-            if like is None:
+    for k, obj in missing.items() if contents else ():
+        own = template_palette(obj.model.seen, obj.last_pose[:3, :3].T @ up, backend=backend)
+        for index, colours in contents.items():
+            like = likeness(own, colours)
+            log.info("new content at %s is like object %d: %s", new[index].centroid, k, like)
+            if like is None or like < config.alike:
                 continue
-            size = _size(obj, instance, views, backend)
-            log.info("new content at %s is like object %d: %.2f, its size %.2f", instance.centroid, k, like, size)
-            if like >= config.alike and 1 / config.size <= size <= config.size:
+            size = _size(obj, new[index], views, backend)
+            log.info("its size is %.2f of that object's", size)
+            if 1 / config.size <= size <= config.size:
                 pairs.append((like, index, k))
     out = [0] * len(new)
     for _, index, k in sorted(pairs, reverse=True):

@@ -55,9 +55,12 @@ class Departures:
             still[index[mask[: len(index)]]] = True
             return self.visit.compare_kept(views, everything[lost], still, placed)
 
+        def held(members: Tensor) -> list[int]:
+            """Ids of the stored objects of which a set holds everything."""
+            return [k for k, m in stored.items() if bool(torch.isin(m, members).all())]
+
         def displaced(members: Tensor) -> bool:
-            whole = [k for k, m in stored.items() if bool(torch.isin(m, members).all())]
-            return self._displaced(everything.means[members], whole, arrived)
+            return self._displaced(everything.means[members], held(members), arrived)
 
         carve = self.visit.config.carve
         refused: list[Tensor] = []
@@ -72,7 +75,7 @@ class Departures:
             also=[*stored.values(), *(m for m in still_kept if displaced(m))], refused=refused, judges=Judges(
                 displaced=displaced,
                 piece=lambda members: bool(self.piece_of(index[members])),
-                whole=lambda members: any(bool(torch.isin(m, members).all()) for m in stored.values()),
+                whole=lambda members: bool(held(members)),
                 veto=lambda members: self._never_was(index[members]),
                 foreign=lambda members: self._foreign(index, members),
                 unowned=lambda members: self._unowned(index[members]),

@@ -75,8 +75,8 @@ class ReviewConfig:
     """The same before it is fitted to the photos; what it was taken for is then open to other objects and to new ones. In eight rooms
     51 objects found where they are had .37 and more, .35 in the photo that they explained worst; two found elsewhere .17 and .24."""
     found_mean_by_colour: float = 0.55
-    """The mean of an object that was looked for by its colours in mixed content, where others may have some of them: a right one had
-    .91, two wrong ones .52 and .53."""
+    """The mean of an object that was looked for by its colours in mixed content, where others may have some of them: right ones
+    had .91, .57 and .54, two wrong ones .52 and .53."""
     found_least: float = 0.15
     """The same in each photo that shows it well."""
     sure_mean: float = 0.5

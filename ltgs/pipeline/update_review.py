@@ -41,12 +41,11 @@ def review(chronology: Chronology, visit: VisitCaptures, camouflaged: Collection
             continue
         alike = event.object_id in camouflaged
         short = gain[0] < (config.new_mean_camouflaged if alike else config.new_mean) or gain[1] < config.new_least
-        new = event.kind in ("appeared", "replaced")
-        if new and short and (alike or not explains_change(without, views, config)):
+        if event.is_of_new and short and (alike or not explains_change(without, views, config)):
             patch = gain[0] >= config.patch_mean and gain[1] >= config.patch_least
             chronology = (_as_surface if patch else _dropped)(_alone(chronology, event.object_id), event.object_id)
             reason = "fitted to the photos it explains too little of them"
-        elif not new and gain[0] < config.known_mean:
+        elif not event.is_of_new and gain[0] < config.known_mean:
             chronology = _not_found(chronology, event.object_id, sure=len(views) > 1)
             reason = "fitted there the object explains too little of the photos"
         else:
