@@ -80,7 +80,7 @@ class ExactPanel:
         def job() -> None:
             start = time.perf_counter()
             self._status.content = "Rendering…"
-            cameras = view.cameras(self._frame, long_side)
+            cameras = view.cameras(self._frame, long_side, self._scene.fitted_focal)
             picture = render_view(self._scene.chronology, at, cameras, mode)
             if other is None:
                 self._pair = None

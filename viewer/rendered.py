@@ -40,8 +40,11 @@ class RenderedView:
     aspect: float
     """Width over height."""
 
-    def cameras(self, frame: ViewFrame, long_side: int) -> Cameras:
+    def cameras(self, frame: ViewFrame, long_side: int, fitted_focal: float | None = None) -> Cameras:
         """The camera in the world, for a picture whose longer side has `long_side` pixels (16..1600).
+
+        Args:
+            fitted_focal: see `Scene.fitted_focal`; the picture is filtered for its own size.
 
         Raises:
             ValueError: the view holds numbers that are not finite or out of range.
@@ -60,7 +63,7 @@ class RenderedView:
         return Cameras(
             torch.as_tensor(intrinsics[None], dtype=torch.float32),
             torch.as_tensor(invert_rigid(world_from_camera)[None], dtype=torch.float32),
-            width, height, ("view",),
+            width, height, ("view",), 1.0 if fitted_focal is None else float(focal / fitted_focal),
         )
 
 

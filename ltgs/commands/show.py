@@ -64,7 +64,7 @@ class Render(SceneCommand):
         backend, _ = pick_backend(self.backend)
         scene = SceneStore.open(self.scene).load()
         time = resolve_time(scene, self.time)
-        cameras = [c.pinhole(time) for c in read_cameras(self.cameras)]
+        cameras = [scene.sampled(c.pinhole(time)) for c in read_cameras(self.cameras)]
         with progress_sink(sys.stderr, quiet=self.quiet) as sink:
             written = render_images(scene.chronology, time, cameras, kinds, self.output, backend=backend, progress=sink)
         if not self.quiet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ class Cameras:
     height: int
     names: tuple[str, ...] = ()
     """[C] photo names relative to the capture root, POSIX; empty names are filled with "camera_0000" and so on."""
+    sampling: float = 1.0
+    """Pixels per pixel of the photos that the Gaussians were fitted to, along one side; the renderer filters accordingly."""
 
     def __post_init__(self) -> None:
         check_shape("K", self.K, "C 3 3")
@@ -48,9 +50,8 @@ class Cameras:
             picks = list(range(len(self)))[index]
         else:
             picks = [index] if isinstance(index, int) else list(index)
-        return Cameras(
-            self.K[picks], self.cam_from_world[picks], self.width, self.height, tuple(self.names[i] for i in picks)
-        )
+        names = tuple(self.names[i] for i in picks)
+        return replace(self, K=self.K[picks], cam_from_world=self.cam_from_world[picks], names=names)
 
     @property
     def centers(self) -> Tensor:
@@ -61,10 +62,11 @@ class Cameras:
     def resized(self, width: int, height: int) -> Cameras:
         """The same cameras for images resampled to width x height (pixel centres at +0.5, so K scales linearly)."""
         scale = self.K.new_tensor([width / self.width, height / self.height, 1.0])
-        return Cameras(self.K * scale[:, None], self.cam_from_world, width, height, self.names)
+        sampling = self.sampling * width / self.width
+        return replace(self, K=self.K * scale[:, None], width=width, height=height, sampling=sampling)
 
     def to(self, device: torch.device | str) -> Cameras:
-        return Cameras(self.K.to(device), self.cam_from_world.to(device), self.width, self.height, self.names)
+        return replace(self, K=self.K.to(device), cam_from_world=self.cam_from_world.to(device))
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Camera:
     """[3, 3] pixels."""
     cam_from_world: Array
     """[4, 4] rigid."""
+    sampling: float = 1.0
+    """Pixels per pixel of the photos that the scene was fitted to first, along one side; see `Cameras`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "K", np.asarray(self.K, dtype=np.float64))
@@ -121,23 +125,24 @@ class Camera:
     def resized(self, width: int, height: int) -> Camera:
         """The same camera for an image resampled to width x height."""
         scale = np.array([width / self.width, height / self.height, 1.0])
-        return Camera(self.name, self.time, width, height, self.K * scale[:, None], self.cam_from_world)
+        sampling = self.sampling * width / self.width
+        return replace(self, width=width, height=height, K=self.K * scale[:, None], sampling=sampling)
 
 
 def stack_cameras(cameras: Sequence[Camera], dtype: torch.dtype = torch.float32) -> Cameras:
     """Batch stored cameras of one image size for rendering.
 
     Raises:
-        ValueError: the list is empty or sizes differ.
+        ValueError: the list is empty, or sizes or samplings differ.
     """
     if not cameras:
         raise ValueError("stack_cameras needs at least one camera.")
-    sizes = {(c.width, c.height) for c in cameras}
+    sizes = {(c.width, c.height, c.sampling) for c in cameras}
     if len(sizes) > 1:
-        raise ValueError(f"cameras of one batch must share one image size, got {sorted(sizes)}.")
-    width, height = sizes.pop()
+        raise ValueError(f"cameras of one batch must share one image size and sampling, got {sorted(sizes)}.")
+    width, height, sampling = sizes.pop()
     return Cameras(
         torch.as_tensor(np.stack([c.K for c in cameras]), dtype=dtype),
         torch.as_tensor(np.stack([c.cam_from_world for c in cameras]), dtype=dtype),
-        width, height, tuple(c.name for c in cameras),
+        width, height, tuple(c.name for c in cameras), sampling,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -110,6 +110,17 @@ class Scene:
             and (time is None or p.timestep == time)
             and (holdout is None or p.holdout == holdout)
         ]
+
+    @property
+    def fitted_focal(self) -> float | None:
+        """Focal length of the first visit's photos, to which the scene was fitted, pixels (median); None without a placed one."""
+        focals = [c.K[0, 0] for c in self.visits[0].cameras] if self.visits else []
+        return float(np.median(focals)) if focals else None
+
+    def sampled(self, camera: Camera) -> Camera:
+        """The camera with its `sampling`: its focal length relative to `fitted_focal`."""
+        focal = self.fitted_focal
+        return replace(camera, sampling=float(camera.K[0, 0] / focal)) if focal else camera
 
     @property
     def extent(self) -> float:

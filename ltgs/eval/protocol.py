@@ -87,7 +87,7 @@ def evaluate_folder(
         else:
             try:
                 camera, photo = _test_photo(folder, posed, time, max_size)
-                scores.append(_score(states.at(time), camera, photo, backend))
+                scores.append(_score(states.at(time), scene.sampled(camera), photo, backend))
             except InputError as error:
                 skipped[posed.name] = str(error)
         progress(ProgressEvent("eval", index + 1, len(cameras)))

@@ -190,7 +190,7 @@ def _encode_photo(photo: PhotoRecord) -> dict[str, Any]:
         "localised": bool(photo.localised), "reason": photo.reason, "holdout": bool(photo.holdout),
         "camera": None if camera is None else {
             "name": camera.name, "time": int(camera.time), "width": int(camera.width), "height": int(camera.height),
-            "K": _rows(camera.K), "cam_from_world": _rows(camera.cam_from_world),
+            "K": _rows(camera.K), "cam_from_world": _rows(camera.cam_from_world), "sampling": float(camera.sampling),
         },
         "image_blob": photo.image_blob,
         "num_inliers": int(photo.num_inliers), "inlier_ratio": _number(photo.inlier_ratio),
@@ -375,10 +375,18 @@ def decode_camera(record: Any, where: str) -> Camera:
             name, need_int(record, "time", place, 0, _MAX_INDEX),
             need_int(record, "width", place, 1, 1 << 17), need_int(record, "height", place, 1, 1 << 17),
             _checked_intrinsics(need_array(record.get("K"), (3, 3), f"{place}, K"), place),
-            pose,
+            pose, _sampling(record, place),
         )
     except ValueError as error:
         raise FormatError(f"{place}: {error}") from error
+
+
+def _sampling(record: Any, where: str) -> float:
+    """The sampling of a camera, 1 where it was not stored."""
+    value = float(need(record, "sampling", (int, float), where)) if "sampling" in record else 1.0
+    if not 0 < value < 1e6:
+        raise FormatError(f"{where}: sampling must be a positive number, got {value}.")
+    return value
 
 
 def _checked_intrinsics(K: Array, where: str) -> Array:

@@ -210,7 +210,7 @@ class _Carver:
             refusal = "a few Gaussians in a single photo prove nothing"
         clear = benefit.explained >= self.config.explained_alone and len(gone) >= self.config.replaced_least
         doubtful = not refusal and not note and not clear and len(gone) >= self.config.least
-        if doubtful and self.judges.unowned(gone) and not alone():
+        if doubtful and self.judges.unowned(gone) and not alone() and not self.judges.displaced(gone):
             refusal = "it is small or the photos fit little better without it, and it goes on beside: something new hides a patch of it"
         if not refusal and len(self.views) == 1 and not self.judges.whole(gone) and not alone():
             refusal = "there is only one photo, and it is no whole thing: something new may hide it"
@@ -273,8 +273,9 @@ def _candidate_sets(
 
 
 def pixel_footprint(views: Sequence[ComparedView]) -> float:
-    """Size of a pixel at the median depth of what is known, scene units."""
-    return float(np.median([np.median(v.depth[v.alpha > 0.5]) / v.camera.K[0, 0] for v in views if (v.alpha > 0.5).any()]))
+    """Size of a pixel of the photos that the scene was fitted to, at the median depth of what is known, scene units."""
+    sizes = [np.median(v.depth[v.alpha > 0.5]) * v.camera.sampling / v.camera.K[0, 0] for v in views if (v.alpha > 0.5).any()]
+    return float(np.median(sizes))
 
 
 def _merge_touching(carver: _Carver) -> list[VacatedSet]:

@@ -48,6 +48,8 @@ class Crop:
 
     K: Tensor
     cam_from_world: Tensor
+    sampling: float
+    """Pixels per pixel of the photos to which the scene was fitted."""
     photo: Tensor
     shown: Tensor
     light: Tensor
@@ -62,6 +64,11 @@ class Crop:
     """[h, w] depth of the known scene, +inf where unknown"""
     alpha: Tensor
     """[h, w, 1] how much of the pixel the known scene covers"""
+
+    def cameras(self, poses: Tensor) -> Cameras:
+        """The crop's camera beside an object at poses [P, 4, 4], in the object's own frame."""
+        size = self.photo.shape[0]
+        return Cameras(self.K.expand(len(poses), 3, 3), self.cam_from_world @ poses, size, size, sampling=self.sampling)
 
 
 def make_crops(
@@ -109,7 +116,8 @@ def _cut(view: ComparedView, mask: NDArray[np.bool_], corner: Array, side: float
     ones = np.ones(view.photo.shape[:2], np.float32)
     as_tensor = lambda a: torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32))  # noqa: E731
     return Crop(
-        as_tensor(intrinsics), as_tensor(view.camera.cam_from_world), as_tensor(warp(view.photo)), as_tensor(warp(view.shown)),
+        as_tensor(intrinsics), as_tensor(view.camera.cam_from_world), view.camera.sampling * scale,
+        as_tensor(warp(view.photo)), as_tensor(warp(view.shown)),
         as_tensor(view.colour_affine), as_tensor(warp(view.gain, 1.0)),
         as_tensor((warp(ones, smooth=False) > 0.99).astype(np.float32)), as_tensor(warp(mask.astype(np.float32))),
         as_tensor(cv2.warpAffine(depth, matrix, (size_px, size_px), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
@@ -130,9 +138,7 @@ def pose_costs(model: Model, poses: Tensor, crops: Sequence[Crop], config: CostC
 
 def _drawn_cost(model: Model, poses: Tensor, crop: Crop, config: CostConfig, backend: str) -> tuple[Tensor, Tensor]:
     """[P, h, w] robust cost per pixel with the object drawn, and [P, h, w, 1] how much of the pixel it covers."""
-    size, num = crop.photo.shape[0], len(poses)
-    cameras = Cameras(crop.K.expand(num, 3, 3), crop.cam_from_world @ poses, size, size)
-    out = render(model.gaussians, cameras, backend=backend, features=model.guess_flags)  # type: ignore[arg-type]
+    out = render(model.gaussians, crop.cameras(poses), backend=backend, features=model.guess_flags)  # type: ignore[arg-type]
     lit = (out.rgb @ crop.light[:, :3].T + out.alpha * crop.light[:, 3]) * crop.gain
     visible = (out.depth[..., 0] < crop.depth * 1.03).to(lit.dtype).detach()[..., None]
     covered = out.alpha * visible
@@ -190,8 +196,7 @@ def centred_on_masks(
             if float((crop.mask * crop.weight).sum()) < 4:
                 continue
             cam = crop.cam_from_world @ poses
-            out = render(model.gaussians, Cameras(crop.K.expand(len(poses), 3, 3), cam, size, size), backend=backend,  # type: ignore[arg-type]
-                         with_depth=False)
+            out = render(model.gaussians, crop.cameras(poses), backend=backend, with_depth=False)  # type: ignore[arg-type]
             drawn = out.alpha[..., 0] * crop.weight
             total = drawn.sum((1, 2))
             own = torch.stack([(drawn * u).sum((1, 2)), (drawn * v).sum((1, 2))], -1) / total.clamp_min(1e-3)[:, None]

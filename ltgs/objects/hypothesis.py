@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltgs.core.cameras import Cameras
 from ltgs.core.se3 import se3_exp, so3_log
 from ltgs.objects.backing import Model
 from ltgs.objects.crops import CostConfig, Crop
@@ -77,9 +76,7 @@ def covariance_at(
     with torch.no_grad():
         rows = []
         for crop in crops:
-            size = crop.photo.shape[0]
-            cameras = Cameras(crop.K.expand(7, 3, 3), crop.cam_from_world @ variants, size, size)
-            out = render(model.gaussians, cameras, backend=backend)  # type: ignore[arg-type]
+            out = render(model.gaussians, crop.cameras(variants), backend=backend)  # type: ignore[arg-type]
             lit = (out.rgb @ crop.light[:, :3].T + out.alpha * crop.light[:, 3]) * crop.gain
             shown = (lit + (1 - out.alpha) * crop.shown) * crop.weight[..., None]
             photo = (crop.photo * crop.weight[..., None]).reshape(-1)

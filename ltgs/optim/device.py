@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -55,7 +57,8 @@ def training_view(
         rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
         if weight is not None:
             weight = np.asarray(cv2.resize(weight, size, interpolation=cv2.INTER_AREA), np.float32)
-        camera = camera.resized(*size)
+        # The filter stays as it is: with one for the reduced size the objects of `desk` came out 0.4 dB worse in the end.
+        camera = replace(camera.resized(*size), sampling=camera.sampling)
     target = moved(torch.from_numpy(rgb.copy()), device)
     return stack_cameras([camera]).to(device), target, None if weight is None else moved(torch.from_numpy(weight.copy()), device)
 

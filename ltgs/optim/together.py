@@ -117,7 +117,10 @@ def _packed(
     plain = {
         "extent": extent, "config": dataclasses.asdict(config), "seed": seed, "backend": backend, "resumed": resume_from is not None,
         "photos": [
-            [p.camera.name, p.camera.time, p.camera.width, p.camera.height, p.weight is not None, p.guide is not None] for p in photos
+            [
+                p.camera.name, p.camera.time, p.camera.width, p.camera.height, p.camera.sampling, p.weight is not None,
+                p.guide is not None,
+            ] for p in photos
         ],
     }
     tensors = {"xyz": torch.from_numpy(np.array(points_xyz)), "rgb": torch.from_numpy(np.array(points_rgb))}
@@ -136,11 +139,12 @@ def _unpacked(plain: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, An
     """Arguments for `train`."""
     photos = [
         TrainingPhoto(
-            Camera(name, time, width, height, tensors[f"{i}.K"].numpy(), tensors[f"{i}.pose"].numpy()), tensors[f"{i}.rgb"].numpy(),
+            Camera(name, time, width, height, tensors[f"{i}.K"].numpy(), tensors[f"{i}.pose"].numpy(), sampling),
+            tensors[f"{i}.rgb"].numpy(),
             tensors[f"{i}.weight"].numpy() if weighted else None,
             guide=DepthGuide(*tensors[f"{i}.guide"].numpy()) if guided else None,
         )
-        for i, (name, time, width, height, weighted, guided) in enumerate(plain["photos"])
+        for i, (name, time, width, height, sampling, weighted, guided) in enumerate(plain["photos"])
     ]
     settings = plain["config"]
     config = TrainConfig(**settings | {"init": InitConfig(**settings["init"]), "growth": GrowthConfig(**settings["growth"])})

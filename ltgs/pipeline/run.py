@@ -242,9 +242,9 @@ class _Run:
         with watch.stage("poses"):
             base = LocalizationMap.from_tensors(scene.side_data["localization_map"])
             last_seen = scene.chronology.state_at(t - 1).gaussians.detach()
-            poses = stages.pose_later_visit(found, given, base, self.config, self.progress, last_seen)
+            poses = stages.pose_later_visit(found, given, base, self.config, self.progress, last_seen, scene.sampled)
         with watch.stage("photos"):
-            records, images = stages.make_records(self.store, t, found, poses, self.config, self.progress)
+            records, images = stages.make_records(self.store, t, found, poses, self.config, self.progress, scene.sampled)
             photos = stages.training_photos(records, images)
             replay = stages.stored_photos(self.store, scene.photos(time=0)) if photos else []
         self._report_unplaced(records)

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import time as clock
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +44,8 @@ from ltgs.render import render
 
 log = logging.getLogger("ltgs.pipeline")
 Array = NDArray[np.float64]
+Sampled = Callable[[Camera], Camera]
+"""Gives a camera its sampling, see `Scene.sampled`."""
 MIN_POINTS = 30
 """Fewest triangulated points a first visit can start from; below, even a handful of photos overlap nowhere."""
 INTERRUPT_CHECK_STEPS = 25
@@ -158,12 +160,13 @@ def pose_first_visit(
 
 def pose_later_visit(
     visit: VisitInput, given: Mapping[str, PosedPhoto] | None, base: LocalizationMap, config: RunConfig, progress: Progress,
-    shown: Gaussians | None = None,
+    shown: Gaussians | None = None, sampled: Sampled | None = None,
 ) -> PosedVisit:
     """Place a later visit's photos on the first one; poses from a cameras file are taken as they are.
 
     Args:
         shown: the scene as last seen; given, poses that the matches leave uncertain are refined against its renders.
+        sampled: see `working_photo`.
     """
     posed, found = {}, {}
     for photo in visit.photos:
@@ -176,7 +179,7 @@ def pose_later_visit(
     outcomes = localize_photos(base, rest, config=config.localize, progress=progress) if rest else []
     for photo, outcome in zip(rest, outcomes, strict=True):
         if shown is not None and config.photometric.enabled:
-            better = _refined(photo, outcome, base.viewing_distance, shown, config, visit.capture.timestep)
+            better = _refined(photo, outcome, base.viewing_distance, shown, config, visit.capture.timestep, sampled)
             refined += better is not outcome
             outcome = better
         found[outcome.localization.name] = outcome.localization
@@ -188,7 +191,8 @@ def pose_later_visit(
 
 
 def _refined(
-    photo: PhotoInput, outcome: LocalizedPhoto, distance: float, shown: Gaussians, config: RunConfig, timestep: int
+    photo: PhotoInput, outcome: LocalizedPhoto, distance: float, shown: Gaussians, config: RunConfig, timestep: int,
+    sampled: Sampled | None = None,
 ) -> LocalizedPhoto:
     """A pose that its matches leave uncertain, refined against the render; the same object if it stays as it was."""
     found, posed = outcome.localization, outcome.posed
@@ -197,7 +201,7 @@ def _refined(
     whole = Camera(posed.name, timestep, posed.width, posed.height, posed.K, posed.cam_from_world)
     if image_uncertainty(whole, found.covariance, distance) < config.photometric.min_uncertainty:
         return outcome
-    camera, image = working_photo(photo.path, posed, timestep, config.max_size)
+    camera, image = working_photo(photo.path, posed, timestep, config.max_size, sampled)
     result = refine_pose(shown, camera, image, found.covariance, config=config.photometric, backend=config.backend)
     log.info("%s: %s", found.name, result.reason)
     if not result.accepted:
@@ -216,9 +220,13 @@ def held_out(names: Sequence[str], every: int) -> set[str]:
 
 
 def make_records(
-    store: SceneStore, timestep: int, visit: VisitInput, poses: PosedVisit, config: RunConfig, progress: Progress
+    store: SceneStore, timestep: int, visit: VisitInput, poses: PosedVisit, config: RunConfig, progress: Progress,
+    sampled: Sampled | None = None,
 ) -> tuple[list[PhotoRecord], dict[str, NDArray[np.uint8]]]:
     """Undistort, reduce and store every localised photo.
+
+    Args:
+        sampled: see `working_photo`.
 
     Returns:
         one record per file of the visit, and the working images of the localised ones by name.
@@ -232,7 +240,7 @@ def make_records(
         reason = visit.refused.get(name) or (where.reason if where else "not posed")
         record = PhotoRecord(name, timestep, visit.hashes.get(name, ""), False, reason)
         if name in poses.posed and where is not None:
-            camera, images[name] = working_photo(by_name[name].path, poses.posed[name], timestep, config.max_size)
+            camera, images[name] = working_photo(by_name[name].path, poses.posed[name], timestep, config.max_size, sampled)
             record = dataclasses.replace(
                 record, localised=True, reason="", holdout=name in heldout, camera=camera,
                 image_blob=store.put_image(images[name]), num_inliers=where.num_inliers,
@@ -245,12 +253,19 @@ def make_records(
     return records, images
 
 
-def working_photo(path: Path, posed: PosedPhoto, timestep: int, max_size: int) -> tuple[Camera, NDArray[np.uint8]]:
-    """The undistorted photo, its long side at most `max_size` pixels, with the pinhole camera that belongs to it."""
+def working_photo(
+    path: Path, posed: PosedPhoto, timestep: int, max_size: int, sampled: Sampled | None = None
+) -> tuple[Camera, NDArray[np.uint8]]:
+    """The undistorted photo, its long side at most `max_size` pixels, with the pinhole camera that belongs to it.
+
+    Args:
+        sampled: gives a later photo's camera its sampling (`Scene.sampled`).
+    """
     rgb = read_photo(path).rgb
     size = working_size(posed.width, posed.height, max_size)
     image, K = undistort_photo(rgb, posed.K, posed.distortion, size=size)
-    return Camera(posed.name, timestep, image.shape[1], image.shape[0], K, posed.cam_from_world), image
+    camera = Camera(posed.name, timestep, image.shape[1], image.shape[0], K, posed.cam_from_world)
+    return (sampled(camera) if sampled else camera), image
 
 
 def training_photos(

@@ -13,6 +13,7 @@ from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.native import KernelsUnavailable, kernels
 from ltgs.render.gsplat_cuda import gsplat_is_installed
+from ltgs.render.low_pass import low_pass
 from ltgs.render.output import RenderOutput
 from ltgs.render.queries import gaussian_weights, top_contributors
 
@@ -129,9 +130,9 @@ def render(
     Raises:
         ValueError: shapes, dtypes or devices do not fit, naming the argument.
 
-    Convention: as gsplat 1.5.3: blur of 0.3 px^2, contributions below 1/255 skipped, alpha at most 0.999, a pixel stops
-    at transmittance 1e-4. The camera centre behind the view direction is -R^T t, so the gradient of `cam_from_world` is
-    that of its entries taken as independent numbers.
+    Convention: as gsplat 1.5.3: blur of 0.3 px^2 (with a camera's `sampling` other than 1 see `low_pass`), contributions below
+    1/255 skipped, alpha at most 0.999, a pixel stops at transmittance 1e-4. The camera centre behind the view direction is
+    -R^T t, so the gradient of `cam_from_world` is that of its entries taken as independent numbers.
     """
     degree = _check_arguments(gaussians, cameras, features, background, sh_degree, near, far, region)
     name, _ = choose_backend(gaussians.device, backend)
@@ -140,7 +141,8 @@ def render(
     if region is not None:
         region = region.expand(len(cameras), cameras.height, cameras.width)
     options: dict[str, Any] = {
-        "features": features, "sh_degree": degree, "near": near, "far": far, "with_depth": with_depth, "antialiased": antialiased,
+        "features": features, "sh_degree": degree, "near": near, "far": far, "with_depth": with_depth,
+        "blur": low_pass(cameras.sampling, antialiased=antialiased),
     }
     if name == "cpu":
         from ltgs.render.cpu import render_cpu

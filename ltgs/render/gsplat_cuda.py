@@ -18,8 +18,8 @@ from torch import Tensor
 from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.errors import MissingDependency
+from ltgs.render.low_pass import LowPass
 from ltgs.render.output import RenderOutput
-from ltgs.render.reference import BLUR
 
 
 def _gsplat() -> Any:
@@ -93,7 +93,7 @@ def render_gsplat(
     near: float,
     far: float,
     with_depth: bool,
-    antialiased: bool,
+    blur: LowPass,
 ) -> RenderOutput:
     """Render without background; arguments are validated by `ltgs.render.render`.
 
@@ -114,8 +114,8 @@ def render_gsplat(
     image, alpha, meta = gsplat.rasterization(
         means=kept.means, quats=kept.quats, scales=kept.scales, opacities=kept.opacities,
         colors=channels, sh_degree=None, viewmats=cameras.cam_from_world, Ks=cameras.K, width=cameras.width,
-        height=cameras.height, near_plane=near, far_plane=far, packed=False, eps2d=BLUR,
-        render_mode="RGB+ED" if with_depth else "RGB", rasterize_mode="antialiased" if antialiased else "classic",
+        height=cameras.height, near_plane=near, far_plane=far, packed=False, eps2d=blur.plain,
+        render_mode="RGB+ED" if with_depth else "RGB", rasterize_mode="classic" if blur.fitted else "antialiased",
     )
     depth = torch.zeros_like(alpha)
     if with_depth:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.native import KernelsUnavailable, kernels
+from ltgs.render.low_pass import LowPass, low_pass
 from ltgs.render.reference import View, view_of
 
 
@@ -26,19 +27,19 @@ def _native(gaussians: Gaussians) -> bool:
     return True
 
 
-def _session(gaussians: Gaussians, cameras: Cameras, index: int, near: float, far: float, antialiased: bool) -> Any:
+def _session(gaussians: Gaussians, cameras: Cameras, index: int, near: float, far: float, blur: LowPass) -> Any:
     """The kernels' tile lists of one camera."""
     tensors = [t.detach().contiguous() for t in gaussians.tensors().values()]
     K, pose = (t[index].detach().float().contiguous() for t in (cameras.K, cameras.cam_from_world))
     visible = torch.empty(len(gaussians), dtype=torch.uint8)
     return kernels().forward(
-        *tensors, K, pose, cameras.width, cameras.height, 0, near, far, antialiased, None, None, None, None, None, None, visible,
-        torch.get_num_threads(),
+        *tensors, K, pose, cameras.width, cameras.height, 0, near, far, blur.total, blur.fitted, None, None, None, None, None, None,
+        visible, torch.get_num_threads(),
     )
 
 
-def _view(gaussians: Gaussians, cameras: Cameras, index: int, near: float, far: float, antialiased: bool) -> View:
-    return view_of(gaussians, cameras, index, sh_degree=0, near=near, far=far, antialiased=antialiased)
+def _view(gaussians: Gaussians, cameras: Cameras, index: int, near: float, far: float, blur: LowPass) -> View:
+    return view_of(gaussians, cameras, index, sh_degree=0, near=near, far=far, blur=blur)
 
 
 @torch.no_grad()
@@ -70,12 +71,12 @@ def gaussian_weights(
     if values.ndim != 4 or tuple(values.shape[:3]) != size:
         raise ValueError(f"pixel_values must have shape {[*size]} + [D], got {list(values.shape)}.")
     total = gaussians.means.new_zeros(len(gaussians), values.shape[3])
-    native = _native(gaussians)
+    native, blur = _native(gaussians), low_pass(cameras.sampling, antialiased=antialiased)
     for c in range(len(cameras)):
         if native:
-            _session(gaussians, cameras, c, near, far, antialiased).weight_sums(values[c].contiguous(), total, torch.get_num_threads())
+            _session(gaussians, cameras, c, near, far, blur).weight_sums(values[c].contiguous(), total, torch.get_num_threads())
             continue
-        view, flat, at = _view(gaussians, cameras, c, near, far, antialiased), values[c].flatten(0, 1), 0
+        view, flat, at = _view(gaussians, cameras, c, near, far, blur), values[c].flatten(0, 1), 0
         for weights, _, _ in view.weights() if len(view.index) else ():
             total[view.index] += weights.T @ flat[at : at + len(weights)]
             at += len(weights)
@@ -95,12 +96,12 @@ def top_contributors(
     size = (len(cameras), cameras.height, cameras.width)
     ids = torch.full(size, -1, dtype=torch.int32, device=gaussians.device)
     largest = gaussians.means.new_zeros(size)
-    native = _native(gaussians)
+    native, blur = _native(gaussians), low_pass(cameras.sampling, antialiased=antialiased)
     for c in range(len(cameras)):
         if native:
-            _session(gaussians, cameras, c, near, far, antialiased).top_contributors(ids[c], largest[c], torch.get_num_threads())
+            _session(gaussians, cameras, c, near, far, blur).top_contributors(ids[c], largest[c], torch.get_num_threads())
             continue
-        view, at = _view(gaussians, cameras, c, near, far, antialiased), 0
+        view, at = _view(gaussians, cameras, c, near, far, blur), 0
         for weights, _, _ in view.weights() if len(view.index) else ():
             best, where = weights.max(1)
             part = slice(at, at + len(weights))

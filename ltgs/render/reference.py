@@ -16,9 +16,9 @@ from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.se3 import quat_to_matrix
 from ltgs.core.sh import eval_sh
+from ltgs.render.low_pass import LowPass
 from ltgs.render.output import RenderOutput
 
-BLUR = 0.3
 """px^2 added to the projected covariance: no splat is thinner than about half a pixel."""
 MIN_ALPHA = 1 / 255
 MAX_ALPHA = 0.999
@@ -28,7 +28,7 @@ _STRIP_PAIRS = 4_000_000  # Gaussian-pixel pairs evaluated at once; bounds memor
 
 
 def project(
-    gaussians: Gaussians, K: Tensor, cam_from_world: Tensor, width: int, height: int, *, sh_degree: int, antialiased: bool
+    gaussians: Gaussians, K: Tensor, cam_from_world: Tensor, width: int, height: int, *, sh_degree: int, blur: LowPass
 ) -> dict[str, Tensor]:
     """Project all Gaussians with one camera: xy [N, 2], conic [N, 3], z, opacity [N], rgb [N, 3]."""
     rotation, translation = cam_from_world[:3, :3], cam_from_world[:3, 3]
@@ -43,15 +43,15 @@ def project(
     r1 = (fy / z)[:, None] * (spread[:, 1] - v_lim[:, None] * spread[:, 2])
     c11, c22, c12 = (r0 * r0).sum(-1), (r1 * r1).sum(-1), (r0 * r1).sum(-1)
     det0 = torch.linalg.cross(r0, r1).square().sum(-1)
-    det = det0 + BLUR * (c11 + c22) + BLUR**2
+    det_fitted, det = (det0 + b * (c11 + c22) + b**2 for b in (blur.fitted, blur.total))
     opacity = gaussians.opacities
-    if antialiased:
-        opacity = opacity * torch.sqrt(torch.clamp(det0 / det, min=1e-12))
+    if blur.fitted < blur.total:
+        opacity = opacity * torch.sqrt(torch.clamp(det_fitted / det, min=1e-12))
     center = -rotation.T @ translation
     directions = torch.nn.functional.normalize(gaussians.means - center, dim=-1)
     return {
         "xy": torch.stack([fx * u + cx, fy * v + cy], -1),
-        "conic": torch.stack([(c22 + BLUR) / det, -c12 / det, (c11 + BLUR) / det], -1),
+        "conic": torch.stack([(c22 + blur.total) / det, -c12 / det, (c11 + blur.total) / det], -1),
         "z": z,
         "opacity": opacity,
         "rgb": torch.clamp_min(eval_sh(gaussians.sh, directions, sh_degree) + 0.5, 0.0),
@@ -93,7 +93,7 @@ class View:
 
 
 def view_of(
-    gaussians: Gaussians, cameras: Cameras, index: int, *, sh_degree: int, near: float, far: float, antialiased: bool
+    gaussians: Gaussians, cameras: Cameras, index: int, *, sh_degree: int, near: float, far: float, blur: LowPass
 ) -> View:
     """Project with camera `index`, leave out what cannot be seen, sort by depth."""
     width, height, dtype = cameras.width, cameras.height, gaussians.means.dtype
@@ -104,7 +104,7 @@ def view_of(
     for _ in range(2):  # the second round differentiates only what is seen: 0 * inf of a culled Gaussian would be NaN
         kept = Gaussians(**{k: t[chosen] for k, t in gaussians.tensors().items()})
         splats = project(
-            kept, cameras.K[index], cameras.cam_from_world[index], width, height, sh_degree=sh_degree, antialiased=antialiased
+            kept, cameras.K[index], cameras.cam_from_world[index], width, height, sh_degree=sh_degree, blur=blur
         )
         z = splats["z"].detach()
         seen = (z >= near) & (z <= far) & (splats["opacity"].detach() >= MIN_ALPHA) & splats["conic"].detach().isfinite().all(-1)
@@ -117,10 +117,10 @@ def view_of(
 
 def _render_one(
     gaussians: Gaussians, cameras: Cameras, index: int, features: Tensor | None, sh_degree: int, near: float, far: float,
-    antialiased: bool,
+    blur: LowPass,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor, int]:
     """One camera: rgb [H, W, 3], alpha, depth [H, W, 1], features, visible [N], dropped."""
-    view = view_of(gaussians, cameras, index, sh_degree=sh_degree, near=near, far=far, antialiased=antialiased)
+    view = view_of(gaussians, cameras, index, sh_degree=sh_degree, near=near, far=far, blur=blur)
     extra_channels = [] if features is None else [features[view.index]]
     channels = torch.cat([view.splats["rgb"], view.splats["z"][:, None], *extra_channels], 1)
     visible = torch.zeros(len(gaussians), dtype=torch.bool, device=gaussians.device)
@@ -141,11 +141,11 @@ def _render_one(
 
 def render_reference(
     gaussians: Gaussians, cameras: Cameras, *, features: Tensor | None, sh_degree: int, near: float, far: float,
-    with_depth: bool, antialiased: bool,
+    with_depth: bool, blur: LowPass,
 ) -> RenderOutput:
     """Render without background; same contract as the native backend, in the float type of the Gaussians."""
     views = [
-        _render_one(gaussians, cameras, c, features, sh_degree, near, far, antialiased) for c in range(len(cameras))
+        _render_one(gaussians, cameras, c, features, sh_degree, near, far, blur) for c in range(len(cameras))
     ]
     if not views:
         shape = (0, cameras.height, cameras.width)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
+from ltgs.render.low_pass import low_pass
 from ltgs.render.reference import MAX_ALPHA, MIN_ALPHA, project
 
 TILE = 16
@@ -15,7 +16,7 @@ TILE = 16
 def tile_loop(gaussians: Gaussians, cameras: Cameras, sh_degree: int) -> Tensor:
     """The usual plain torch rasteriser: for every 16x16 tile, the Gaussians whose 3-sigma square overlaps it, densely."""
     height, width = cameras.height, cameras.width
-    splats = project(gaussians, cameras.K[0], cameras.cam_from_world[0], width, height, sh_degree=sh_degree, antialiased=False)
+    splats = project(gaussians, cameras.K[0], cameras.cam_from_world[0], width, height, sh_degree=sh_degree, blur=low_pass(1.0))
     z, conic = splats["z"].detach(), splats["conic"].detach()
     seen = (z > 0.01) & conic.isfinite().all(-1)
     order = seen.nonzero()[:, 0][torch.argsort(z[seen], stable=True)]

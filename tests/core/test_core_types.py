@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,8 @@ def test_resizing_scales_pixels_and_keeps_rays():
     for other in (one.resized(32, 12), stack_cameras([one], torch.float64).resized(32, 12)):
         k = other.K if isinstance(other, Camera) else other.K[0].numpy()
         assert np.allclose(k @ ray, [10.5 / 2, 7.5 / 4, 1])
+        assert other.sampling == 0.5 and other.resized(64, 48).sampling == 1.0
+    assert stack_cameras([one.resized(32, 12)])[0].to("cpu").sampling == 0.5
 
 
 def test_pixels_go_to_the_world_and_back():
@@ -96,6 +100,8 @@ def test_cameras_refuse_what_does_not_fit():
         stack_cameras([])
     with pytest.raises(ValueError, match="one image size"):
         stack_cameras([camera(), camera("b", width=32)])
+    with pytest.raises(ValueError, match="sampling"):
+        stack_cameras([camera(), replace(camera("b"), sampling=0.5)])
     with pytest.raises(ValueError, match="names must have 1"):
         Cameras(torch.eye(3)[None], torch.eye(4)[None], 4, 4, ("a", "b"))
     with pytest.raises(ValueError, match="image size"):

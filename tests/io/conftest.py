@@ -42,7 +42,7 @@ def scene_of(store: SceneStore, num_times: int = 2, *, seed: int = 0, shift: flo
     for t in range(num_times):
         rgb = np.full((6, 8, 3), 40 * t + seed, np.uint8)
         name = f"visit {t}/Ünïcode 🙂 $(x) '-.jpg"
-        camera = Camera(name, t, 8, 6, np.array([[5.0, 0, 4], [0, 5, 3], [0, 0, 1]]), np.eye(4))
+        camera = Camera(name, t, 8, 6, np.array([[5.0, 0, 4], [0, 5, 3], [0, 0, 1]]), np.eye(4), 1.0 + t / 3)
         covariance = np.full((6, 6), 1e-3 / 3)
         covariance[0, 0] = np.nan
         photo = PhotoRecord(

@@ -39,9 +39,36 @@ def test_round_trip_is_exact(store, make_scene, same_scene):
     assert loaded.visits[0].captured_at == scene.visits[0].captured_at and loaded.visits[1].captured_at.tzinfo is not None
     assert loaded.side_data["map"]["half"].dtype == torch.float16 and loaded.visits[0].quality["psnr"] == float("inf")
     photo = loaded.visits[1].photos[0]
+    assert photo.camera.sampling == 1 + 1 / 3
     assert np.array_equal(store.read_image(photo.image_blob), np.full((6, 8, 3), 40, np.uint8))
     report = store.verify()
     assert report.ok and report.generation == 1 and not report.leftovers and report.num_blobs == 10
+
+
+def test_the_sampling_of_a_camera(two_generations):
+    def stored_as(value):
+        def change(body):
+            camera = body["visits"][0]["photos"][0]["camera"]
+            camera.pop("sampling", None)
+            camera.update({} if value is None else {"sampling": value})
+
+        rewrite_manifest(two_generations.path / "manifest.json", change)
+        return SceneStore.open(two_generations.path).load().visits[0].photos[0].camera
+
+    assert stored_as(None).sampling == 1.0, "as scenes of earlier versions have it"
+    assert stored_as(2).sampling == 2.0
+    for wrong in (0, -1.0, "0.5", 1e9):
+        with pytest.raises(FormatError, match="sampling"):
+            stored_as(wrong)
+
+
+def test_a_camera_takes_its_sampling_from_the_first_visit(store, make_scene):
+    scene = make_scene(store, 2)
+    later = scene.visits[1].photos[0].camera
+    assert scene.sampled(later).sampling == 1.0
+    assert scene.sampled(later.resized(4, 3)).sampling == 0.5
+    unplaced = replace(scene.visits[0], photos=())
+    assert replace(scene, visits=(unplaced, scene.visits[1])).sampled(later) is later
 
 
 def test_previous_generation_stays_readable(two_generations, same_scene, make_scene):

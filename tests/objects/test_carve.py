@@ -166,6 +166,7 @@ def test_a_patch_that_goes_on_beside_is_hidden_rather_than_gone_unless_the_photo
     assert "goes on beside" in verdict(weak, 300, unowned=True, alone=False)
     assert not verdict(replace(weak, explained=0.5), 300, unowned=True, alone=False)
     assert verdict(replace(weak, explained=0.5), 100, unowned=True, alone=False), "so few must be a whole thing"
+    assert not verdict(weak, 300, unowned=True, alone=False, displaced=True), "what was found elsewhere stands there now"
     assert not verdict(weak, 50, unowned=True, alone=False), "a scrap is no patch"
     assert not verdict(weak, 300, unowned=False, alone=False), "part of a stored object"
 

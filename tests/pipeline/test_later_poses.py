@@ -17,7 +17,7 @@ from ltgs.core.se3 import make_rigid, so3_exp
 from ltgs.io.images import photo_sha256
 from ltgs.io.posed import PosedPhoto
 from ltgs.pipeline.config import RunConfig
-from ltgs.pipeline.stages import _refined
+from ltgs.pipeline.stages import _refined, working_photo
 from ltgs.poses.features import PhotoInput
 from ltgs.poses.localize import LocalizedPhoto
 from ltgs.poses.photometric import PhotometricConfig
@@ -69,3 +69,11 @@ def test_everything_else_stays_as_it_was(shot) -> None:
     assert _refined(photo, elsewhere, 3.0, scene, CONFIG, 1) is elsewhere, "a refused refinement changes nothing"
 
 
+
+
+def test_a_working_photo_takes_its_sampling(shot) -> None:
+    _, photo, _, posed = shot
+    halved = lambda camera: replace(camera, sampling=camera.K[0, 0] / 340.0)  # noqa: E731
+    camera, image = working_photo(photo.path, posed, 1, 96, halved)
+    assert image.shape == (72, 96, 3) and camera.sampling == pytest.approx(0.25)
+    assert working_photo(photo.path, posed, 0, 96)[0].sampling == 1.0, "the first visit's photos are what the scene is fitted to"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -33,11 +35,10 @@ def random_cameras(seed: int, count: int = 1, width: int = 53, height: int = 37)
 def as_float32(gaussians: Gaussians, cameras: Cameras) -> tuple[Gaussians, Cameras]:
     """The same scene in float32, detached."""
     small = Gaussians(**{k: v.detach().float() for k, v in gaussians.tensors().items()})
-    return small, Cameras(cameras.K.float(), cameras.cam_from_world.detach().float(), cameras.width, cameras.height, cameras.names)
+    return small, replace(cameras, K=cameras.K.float(), cam_from_world=cameras.cam_from_world.detach().float())
 
 
 def as_float64(gaussians: Gaussians, cameras: Cameras) -> tuple[Gaussians, Cameras]:
     """Exactly the float32 numbers in float64, so that both renderers see the same scene."""
     large = Gaussians(**{k: v.detach().double() for k, v in gaussians.tensors().items()})
-    pose = cameras.cam_from_world.detach().double()
-    return large, Cameras(cameras.K.double(), pose, cameras.width, cameras.height, cameras.names)
+    return large, replace(cameras, K=cameras.K.double(), cam_from_world=cameras.cam_from_world.detach().double())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ def _run(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     leaves = {k: v.clone().requires_grad_() for k, v in gaussians.tensors().items()}
     pose, extra = cameras.cam_from_world.clone().requires_grad_(), features.clone().requires_grad_()
-    posed = Cameras(cameras.K, pose, cameras.width, cameras.height)
+    posed = replace(cameras, cam_from_world=pose)
     background = gaussians.means.new_tensor([0.2, 0.5, 0.7])
     out = render(Gaussians(**leaves), posed, backend=backend, features=extra, background=background, antialiased=antialiased)
     images = {k: getattr(out, k) for k in IMAGES}
@@ -39,10 +41,11 @@ def relative_error(got: Tensor, want: Tensor) -> float:
 
 def compare(
     seed: int, sh_degree: int, isa: str, monkeypatch: pytest.MonkeyPatch, *, losses: tuple[str, ...] = IMAGES, cameras: int = 2,
-    antialiased: bool = False, width: int = 53, height: int = 37, channels: int = 5, count: int = 200,
+    antialiased: bool = False, sampling: float = 1.0, width: int = 53, height: int = 37, channels: int = 5, count: int = 200,
 ) -> None:
     monkeypatch.setenv("LTGS_ISA", isa)
-    small = as_float32(random_gaussians(seed, count, sh_degree), random_cameras(seed, cameras, width, height))
+    seen = replace(random_cameras(seed, cameras, width, height), sampling=sampling)
+    small = as_float32(random_gaussians(seed, count, sh_degree), seen)
     large = as_float64(*small)
     rng = torch.Generator().manual_seed(seed + 7)
     features = torch.randn(count, channels, generator=rng)
@@ -83,6 +86,12 @@ def test_feature_widths(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("isa", available_isas())
 def test_antialiased(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     compare(8, 1, isa, monkeypatch, antialiased=True)
+
+
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("sampling", [0.3, 2.0])
+def test_other_samplings(sampling: float, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare(12, 1, isa, monkeypatch, sampling=sampling)
 
 
 @pytest.mark.parametrize("count", [1, 15, 17])

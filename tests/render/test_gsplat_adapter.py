@@ -16,10 +16,11 @@ from ltgs.core.sh import eval_sh
 from ltgs.errors import MissingDependency
 from ltgs.render import choose_backend
 from ltgs.render.gsplat_cuda import render_gsplat
+from ltgs.render.low_pass import LowPass, low_pass
 from ltgs.render.reference import render_reference
 from tests.render.scenes import as_float32, random_cameras, random_gaussians
 
-OPTIONS: dict[str, Any] = {"sh_degree": 1, "near": 0.1, "far": 50.0, "with_depth": True, "antialiased": False, "features": None}
+OPTIONS: dict[str, Any] = {"sh_degree": 1, "near": 0.1, "far": 50.0, "with_depth": True, "blur": LowPass(0.3, 0.3), "features": None}
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             camera = Cameras(Ks[c : c + 1], viewmats[c : c + 1], width, height)
             out = render_reference(
                 plain, camera, features=color[drawn], sh_degree=0, near=near_plane, far=far_plane, with_depth=True,
-                antialiased=rasterize_mode == "antialiased",
+                blur=LowPass(0.0 if rasterize_mode == "antialiased" else eps2d, eps2d),
             )
             assert out.features is not None
             images.append(torch.cat([out.features[0], *([out.depth[0]] if render_mode == "RGB+ED" else [])], -1))
@@ -73,7 +74,7 @@ def double(gaussians: Gaussians, cameras: Cameras) -> tuple[Gaussians, Cameras]:
 @pytest.mark.parametrize("degree", [0, 1])
 def test_images_and_gradients_are_those_of_the_reference(calls: list[dict[str, Any]], antialiased: bool, degree: int) -> None:
     gaussians, cameras = random_gaussians(0, 20, 1), random_cameras(0, 2, 21, 13)
-    options = {**OPTIONS, "sh_degree": degree, "antialiased": antialiased}
+    options = {**OPTIONS, "sh_degree": degree, "blur": LowPass(0.0, 0.3) if antialiased else LowPass(0.3, 0.3)}
     results = []
     for draw in (render_gsplat, render_reference):
         leaves, seen = double(gaussians, cameras)
@@ -88,6 +89,13 @@ def test_images_and_gradients_are_those_of_the_reference(calls: list[dict[str, A
         torch.testing.assert_close(results[0][name], want, msg=name)
     assert len(calls) == 1, "colours, depth and features are one rasterisation"
     assert calls[0]["eps2d"] == 0.3 and calls[0]["near_plane"] == 0.1 and not calls[0]["packed"]
+
+
+def test_a_part_of_the_blur_cannot_be_made_up_for(calls: list[dict[str, Any]]) -> None:
+    gaussians, cameras = as_float32(random_gaussians(0, 20), random_cameras(0, 1, 21, 13))
+    blur = low_pass(0.5)
+    render_gsplat(gaussians, cameras, **{**OPTIONS, "blur": blur})
+    assert calls[0]["rasterize_mode"] == "classic" and blur.fitted < calls[0]["eps2d"] == blur.plain < blur.total
 
 
 def test_without_depth_and_features(calls: list[dict[str, Any]]) -> None:

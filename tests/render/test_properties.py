@@ -16,6 +16,7 @@ from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.native import available_isas
 from ltgs.render import render
+from ltgs.render.low_pass import low_pass
 from ltgs.render.reference import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE, view_of
 from tests.render.scenes import as_float32, as_float64, random_cameras, random_gaussians
 
@@ -44,14 +45,15 @@ def scene(seed: int) -> tuple[Gaussians, Cameras, bool]:
         g = replace(g, opacity_logits=g.opacity_logits * 0 + 9.0)
     if kind == "flat":
         g = replace(g, log_scales=g.log_scales - g.log_scales.new_tensor([0.0, 0.0, 3.0]))
-    return *as_float32(g, random_cameras(seed, 1 + seed % 2, width, height)), seed % 3 == 0
+    cameras = replace(random_cameras(seed, 1 + seed % 2, width, height), sampling=(1.0, 0.4, 1.7)[seed // 3 % 3])
+    return *as_float32(g, cameras), seed % 3 == 0
 
 
 def near_a_cut(gaussians: Gaussians, cameras: Cameras, antialiased: bool) -> bool:
     """Whether rounding could decide about one of the (Gaussian, pixel) pairs."""
     large = as_float64(gaussians, cameras)
     for c in range(len(cameras)):
-        view = view_of(*large, c, sh_degree=0, near=0.01, far=1e10, antialiased=antialiased)
+        view = view_of(*large, c, sh_degree=0, near=0.01, far=1e10, blur=low_pass(cameras.sampling, antialiased=antialiased))
         if not len(view.index):
             continue
         s = view.splats

@@ -37,6 +37,7 @@ def test_a_visitor_at_a_photo_has_the_photos_camera(small):
     torch.testing.assert_close(cameras.cam_from_world, expected.cam_from_world, atol=1e-5, rtol=1e-5)
     tall = RenderedView(view.view_from_camera, view.fov_rad, 0.5).cameras(frame, 9999)
     assert (tall.width, tall.height) == (800, 1600)
+    assert cameras.sampling == 1.0 and view.cameras(frame, 160, small.fitted_focal).sampling == pytest.approx(0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize("fov, aspect", [(float("nan"), 1.0), (0.0, 1.0), (1.0, 0.0), (1.0, float("inf"))])

@@ -87,7 +87,8 @@ class Session {
   std::unique_ptr<Frame> frame_;
 };
 
-View make_view(const In& K, const In& pose, int width, int height, int sh_degree, float near, float far, bool antialiased) {
+View make_view(const In& K, const In& pose, int width, int height, int sh_degree, float near, float far, float blur,
+               float fitted_blur) {
   expect(K, "K", {3, 3});
   expect(pose, "cam_from_world", {4, 4});
   View v{};
@@ -103,7 +104,7 @@ View make_view(const In& K, const In& pose, int width, int height, int sh_degree
   v.v_min = -v.cy / v.fy - margin_y, v.v_max = (height - v.cy) / v.fy + margin_y;
   v.width = width, v.height = height;
   v.tiles_x = (width + kTile - 1) / kTile, v.tiles_y = (height + kTile - 1) / kTile;
-  v.near = near, v.far = far, v.sh_degree = sh_degree, v.antialiased = antialiased;
+  v.near = near, v.far = far, v.sh_degree = sh_degree, v.blur = blur, v.fitted_blur = fitted_blur;
   return v;
 }
 
@@ -120,7 +121,7 @@ Parameters make_parameters(const In& means, const In& quats, const In& log_scale
 }
 
 Session forward(In means, In quats, In log_scales, In logits, In sh, In K, In pose, int width, int height, int sh_degree,
-                float near, float far, bool antialiased, std::optional<Bytes> region, std::optional<In> features,
+                float near, float far, float blur, float fitted_blur, std::optional<Bytes> region, std::optional<In> features,
                 std::optional<Out> rgb, std::optional<Out> alpha, std::optional<Out> depth, std::optional<Out> feature_image,
                 Bytes visible, int threads) {
   const Parameters in = make_parameters(means, quats, log_scales, logits, sh, sh_degree);
@@ -133,7 +134,7 @@ Session forward(In means, In quats, In log_scales, In logits, In sh, In K, In po
   const uint8_t* wanted = pointer(region, "region", {height, width});
   Session session;
   Frame& frame = session.frame();
-  frame.view = make_view(K, pose, width, height, sh_degree, near, far, antialiased);
+  frame.view = make_view(K, pose, width, height, sh_degree, near, far, blur, fitted_blur);
   const nb::gil_scoped_release unlocked;
   std::fill(frame.stage_us, frame.stage_us + kStages, int64_t{0});
   StageClock clock(frame.stage_us);
@@ -266,7 +267,7 @@ NB_MODULE(LTGS_MODULE, m) {
       .def("top_contributors", &top_of_pixels, "ids"_a, "weights"_a, "threads"_a);
   m.def("recycled_tensor", &recycled_tensor, "shape"_a);
   m.def("forward", &forward, "means"_a, "quats"_a, "log_scales"_a, "opacity_logits"_a, "sh"_a, "K"_a, "cam_from_world"_a,
-        "width"_a, "height"_a, "sh_degree"_a, "near"_a, "far"_a, "antialiased"_a, "region"_a.none(), "features"_a.none(),
+        "width"_a, "height"_a, "sh_degree"_a, "near"_a, "far"_a, "blur"_a, "fitted_blur"_a, "region"_a.none(), "features"_a.none(),
         "rgb"_a.none(), "alpha"_a.none(), "depth"_a.none(), "feature_image"_a.none(), "visible"_a, "threads"_a);
   m.def("backward", &backward, "session"_a, "means"_a, "quats"_a, "log_scales"_a, "opacity_logits"_a, "sh"_a,
         "rgb_value"_a.none(), "g_rgb"_a.none(), "g_alpha"_a.none(), "g_depth"_a.none(), "features"_a.none(),

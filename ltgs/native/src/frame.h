@@ -19,7 +19,6 @@ constexpr int kBatch = 32;            // entries of a tile that are prepared tog
 constexpr int kChunk = 1024;          // Gaussians per parallel task: fixed, so sums do not depend on the thread count
 constexpr int kChannels = 4;          // of a splat: r, g, b, depth
 constexpr int kFeatures = 8;          // further channels composited in the same pass; wider ones take more passes
-constexpr float kBlur = 0.3f;         // px^2 added to the projected covariance (3DGS low-pass filter)
 constexpr float kMaxAlpha = 0.999f;
 constexpr float kMinTransmittance = 1e-4f;
 constexpr float kMinAlpha = 1.0f / 255.0f;
@@ -34,7 +33,7 @@ struct View {
   float u_min, u_max, v_min, v_max;   // where the Jacobian stops following x/z, 30 % of half the field outside the image
   int width, height, tiles_x, tiles_y;
   int sh_degree;
-  bool antialiased;
+  float blur, fitted_blur;  // px^2 added to the projected covariance (low-pass filter), and how much of it opacities go with
 };
 
 // A projected Gaussian, one cache line. Conic (a, b, c) and log_opacity are scaled so that

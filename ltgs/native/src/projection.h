@@ -40,8 +40,8 @@ struct Geometry {
   vf inv_norm, q[4], rot[9], scale[3];        // unit quaternion, its rotation, standard deviations
   vf M[9], V[9];                              // M = rot * diag(scale), V = R_cam * M
   vf r0[3], r1[3];                            // rows of J V: cov2d = [r0.r0, r0.r1; r0.r1, r1.r1] + blur
-  vf c11, c12, c22, det0, det;                // blurred covariance, determinant before and after the blur
-  vf opacity, log_opacity;                    // natural logarithm, including the antialiasing factor
+  vf c11, c12, c22, det0, det;                // blurred covariance, determinant with the fitted and with the whole blur
+  vf opacity, log_opacity;                    // natural logarithm, including the factor of the blur beyond the fitted one
 };
 
 LTGS_INLINE vf dot3(const vf* a, const vf* b) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
@@ -55,7 +55,7 @@ LTGS_INLINE void rotation_of(const vf* q, vf* r) {
 }
 
 LTGS_INLINE void project_block(const View& view, const ParameterBlock& in, Geometry& g) {
-  const vf one = splat(1.0f), blur = splat(kBlur);
+  const vf one = splat(1.0f), blur = splat(view.blur);
   for (int i = 0; i < 3; ++i)
     g.cam[i] = splat(view.rotation[3 * i]) * in.mean[0] + splat(view.rotation[3 * i + 1]) * in.mean[1] +
                splat(view.rotation[3 * i + 2]) * in.mean[2] + splat(view.translation[i]);
@@ -85,12 +85,13 @@ LTGS_INLINE void project_block(const View& view, const ParameterBlock& in, Geome
   // |r0 x r1|^2 equals the unblurred determinant without the cancellation of s11 s22 - s12^2 for thin splats.
   const vf cross[3] = {g.r0[1] * g.r1[2] - g.r0[2] * g.r1[1], g.r0[2] * g.r1[0] - g.r0[0] * g.r1[2],
                        g.r0[0] * g.r1[1] - g.r0[1] * g.r1[0]};
-  g.det0 = dot3(cross, cross);
-  g.det = g.det0 + blur * (s11 + s22) + blur * blur;
+  const vf sharp = dot3(cross, cross), fitted = splat(view.fitted_blur);
+  g.det0 = sharp + fitted * (s11 + s22) + fitted * fitted;
+  g.det = sharp + blur * (s11 + s22) + blur * blur;
 
   g.opacity = one / (one + vexp(splat(0.0f) - in.logit));
   vf visible_opacity = g.opacity;
-  if (view.antialiased) visible_opacity = visible_opacity * vsqrt(g.det0 / g.det);
+  if (view.fitted_blur < view.blur) visible_opacity = visible_opacity * vsqrt(g.det0 / g.det);
   g.log_opacity = vlog(vmax(visible_opacity, splat(1e-30f)));
 }
 

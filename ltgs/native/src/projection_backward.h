@@ -64,12 +64,12 @@ LTGS_INLINE void covariance_gradient(const View& view, const Geometry& g, const 
   h11 = splat(0.0f) - (p11 * a + p12 * b);
   h12 = splat(0.0f) - (p11 * b + p12 * c);
   h22 = splat(0.0f) - (p21 * b + p22 * c);
-  if (!view.antialiased) return;
+  if (view.fitted_blur >= view.blur) return;
   // The opacity factor sqrt(det0 / det) adds half the log-determinant gradients of both covariances.
-  const vf weight = half * m[0], inv0 = splat(1.0f) / g.det0, blur = splat(kBlur);
-  h11 += weight * ((g.c22 - blur) * inv0 - a);
+  const vf weight = half * m[0], inv0 = splat(1.0f) / g.det0, more = splat(view.blur - view.fitted_blur);
+  h11 += weight * ((g.c22 - more) * inv0 - a);
   h12 += weight * (splat(0.0f) - g.c12 * inv0 - b);
-  h22 += weight * ((g.c11 - blur) * inv0 - c);
+  h22 += weight * ((g.c11 - more) * inv0 - c);
 }
 
 LTGS_INLINE void quaternion_gradient(const Geometry& g, const vf* d, vf* out) {

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.native import kernels
+from ltgs.render.low_pass import LowPass
 from ltgs.render.output import RenderOutput
 
 _PARAMETERS = 5  # means, quats, log_scales, opacity_logits, sh
@@ -33,7 +34,7 @@ class _Settings:
     near: float
     far: float
     with_depth: bool
-    antialiased: bool
+    blur: LowPass
     threads: int
     keep: bool
     region: Tensor | None = None
@@ -46,8 +47,8 @@ class _Settings:
         if features is not None and not features.shape[1]:
             features = None
         return self.kernels.forward(
-            *tensors, self.intrinsics[c], poses[c], self.width, self.height, self.sh_degree, self.near, self.far, self.antialiased,
-            None if self.region is None else self.region[c], features,
+            *tensors, self.intrinsics[c], poses[c], self.width, self.height, self.sh_degree, self.near, self.far,
+            self.blur.total, self.blur.fitted, None if self.region is None else self.region[c], features,
             *(None if t is None or (k == 3 and features is None) else t[c] for k, t in enumerate(outputs)), visible[c], self.threads,
         )
 
@@ -144,7 +145,7 @@ def render_cpu(
     near: float,
     far: float,
     with_depth: bool,
-    antialiased: bool,
+    blur: LowPass,
     region: Tensor | None = None,
     isa_kernels: ModuleType | None = None,
 ) -> RenderOutput:
@@ -163,7 +164,7 @@ def render_cpu(
     differentiable = [*tensors, poses, *([] if features is None else [features])]
     settings = _Settings(
         isa_kernels or kernels(), _plain(_float32("K", cameras.K)), cameras.width, cameras.height, sh_degree, near, far,
-        with_depth, antialiased, torch.get_num_threads(),
+        with_depth, blur, torch.get_num_threads(),
         keep=torch.is_grad_enabled() and any(t.requires_grad for t in differentiable),
         region=None if region is None else region.to(torch.uint8).contiguous(),
     )
