@@ -168,7 +168,7 @@ class _Carver:
         trial[members] = False
         after = self.compare(self.views, members, trial)
         smallest = 0.25 * self.config.min_footprint * self.views[0].mask.size
-        if removal_benefit(self.views, after).altered_px < smallest:
+        if removal_benefit(self.views, after).altered_px < smallest and not self.judges.displaced(members):
             return False
         free = self.free.clone()
         for other in (*company, self.judges.foreign(members)):
@@ -191,7 +191,8 @@ class _Carver:
         """Why a set stays (empty if it has left), what proved that it left, and whether the captures contradict all of it."""
         image_px, alone = self.views[0].mask.size, cache(lambda: self.alone(gone, company or ()))
         refusal, note, contradicted = benefit.refusal(self.config, image_px), "", False
-        if refusal and benefit.explained >= 0 and self.judges.displaced(gone):
+        hidden = benefit.altered_px < self.config.min_footprint * image_px
+        if refusal and (benefit.explained >= 0 or hidden) and self.judges.displaced(gone):
             refusal, note = "", "something else stands there now"
         if refusal and self.judges.whole(gone):
             if benefit.contradicts(self.config, image_px):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import ConvexHull, Delaunay, cKDTree
+from scipy.spatial import ConvexHull, Delaunay, QhullError, cKDTree
 from torch import Tensor
 
 from ltgs.core.gaussians import Gaussians
@@ -60,7 +60,10 @@ class SplitConfig:
     full: float = 0.55
     """Share of its convex hull that each of several things that touch fills: a box and a ball had .70 and .85, the halves of a bowl .32."""
     level: float = 0.25
-    """Things that stand side by side: their lowest points differ in height by less than this share of the lower one's height."""
+    """Things that stand side by side: their lowest points differ in height by less than this share of the lower one's height, or by less
+    than a link if they are apart."""
+    overlap: float = 0.2
+    """Share of a thing that may, seen from above, lie within the outline of another one from which it is apart."""
 
 
 def split_instance(instance: HullInstance, views: Sequence[ComparedView], config: SplitConfig | None = None) -> list[HullInstance]:
@@ -165,7 +168,9 @@ def side_by_side(
     sizes, height = np.bincount(labels), points @ up
     things = [rest[labels == k] for k in np.flatnonzero(sizes >= max(config.min_share * len(rest), config.least))]
     spans = [np.quantile(height[t], (0.02, 0.98)) for t in things]
-    things = [t for t, level in zip(things, _level(spans, config), strict=True) if level]
+    # What is flat sinks into what it stands on by as much as its own height.
+    slack = link if _are_apart([points[t] for t in things], up, config) else 0.0
+    things = [t for t, level in zip(things, _level(spans, config, slack), strict=True) if level]
     if not 2 <= len(things) <= config.max_parts:
         return everything
     nearest = np.argmin([cKDTree(points[t]).query(points)[0] for t in things], axis=0)
@@ -217,11 +222,27 @@ def _fullness(samples: Array) -> float:
     return len(samples) * cell**3 / float(ConvexHull(corners.reshape(-1, 3)).volume)
 
 
-def _level(spans: Sequence[Array], config: SplitConfig) -> list[bool]:
-    """Which of several things with these [2] lowest and highest heights stand as low as the lowest one."""
+def _are_apart(things: Sequence[Array], up: Array, config: SplitConfig) -> bool:
+    """Whether things [M, 3] stand beside each other: seen from above, hardly anything of one lies within the outline of another."""
+    axes = np.linalg.svd(up[None])[2][1:]
+    shadows = [t @ axes.T for t in things]
+    try:
+        outlines = [Delaunay(s[ConvexHull(s).vertices]) for s in shadows]
+    except QhullError:
+        return False
+    pairs = [(s, o) for i, s in enumerate(shadows) for k, o in enumerate(outlines) if i != k]
+    return all(float((o.find_simplex(s) >= 0).mean()) <= config.overlap for s, o in pairs)
+
+
+def _level(spans: Sequence[Array], config: SplitConfig, slack: float = 0.0) -> list[bool]:
+    """Which of several things with these [2] lowest and highest heights stand as low as the lowest one.
+
+    Args:
+        slack: difference of their lowest points that is allowed however low they are.
+    """
     floor = min((low for low, _ in spans), default=0.0)
     lowest = min((top - low for low, top in spans), default=0.0)
-    return [bool(low - floor <= config.level * lowest) for low, _ in spans]
+    return [bool(low - floor <= max(config.level * lowest, slack)) for low, _ in spans]
 
 
 def main_body(own: Gaussians, link: float, *, config: SplitConfig | None = None) -> Tensor:

@@ -48,13 +48,16 @@ class SupportConfig:
     """Least cosine between the normal of a level plane and the vertical."""
     one_side: float = 0.9
     """Share of the object's points off the plane that must lie on the same side of it."""
+    upright: float = 0.75
+    """A level plane is taken for exactly level if such a one holds so many of its points: the scene's vertical is known to half
+    a degree, while the few points around a thing in a corner tilt a plane by two, and a slanted one holds a table and a lid beside it."""
     level_one_side: float = 0.7
     """The same of a level plane beneath the object: of a board its edge and what is below may have been cut out with a small thing."""
     stays: float = 0.5
     """A plane that takes more than the rest of the object's points is its own face."""
     level_stays: float = 0.2
     """The same of a level plane from which the rest rises: much of the table may have been cut out with a small thing on it."""
-    rises: float = 3.0
+    rises: float = 2.5
     """Height of that rest above the plane, in units of the distance within which points belong to it."""
     stands: float = 0.02
     """Share of the object's points that a level plane holds if it stands on it; no other one, such as the top of a thing beside it, is
@@ -96,8 +99,12 @@ def find_support(
         plane, near = _best_plane(rest, config.inlier * radius, config.rounds, rng)
         if near.sum() < enough_level:
             break
+        upright = _upright(rest, plane, up, config.inlier * radius)
+        is_upright = bool(abs(plane[:3] @ up) >= config.level and upright[1].sum() >= config.upright * near.sum())
+        if is_upright:
+            plane, near = upright
         held = int(near.sum())
-        plane, off = _sharpened(rest[near], plane, config.sharp)
+        plane, off = _sharpened(rest[near], plane, config.sharp, fixed=is_upright)
         rest = rest[~near]
         height = points @ plane[:3] + plane[3]
         thick = 3 * 1.4826 * float(np.median(np.abs(off)))
@@ -139,10 +146,23 @@ def covered(planes: Sequence[Array], eyes: Array, up: Array, *, config: SupportC
     return bool(above) and max(along) < config.level
 
 
-def _sharpened(points: Array, plane: Array, share: float) -> tuple[Array, Array]:
+def _upright(points: Array, plane: Array, up: Array, tolerance: float) -> tuple[Array, NDArray[np.bool_]]:
+    """[4] the level plane, facing as another one does, with most points [S, 3] within the tolerance, and which these are."""
+    normal = up * (np.sign(plane[:3] @ up) or 1.0)
+    height = points @ normal
+    ordered = np.sort(height)
+    within = np.searchsorted(ordered, ordered + 2 * tolerance, side="right") - np.arange(len(ordered))
+    middle = ordered[int(within.argmax())] + tolerance
+    return np.append(normal, -middle), np.abs(height - middle) <= tolerance
+
+
+def _sharpened(points: Array, plane: Array, share: float, *, fixed: bool = False) -> tuple[Array, Array]:
     """[4] the plane fitted again to those of its points [S, 3] that lie close together, and their distances.
 
     Things of the size of the tolerance stand on a table: they would lift it and make it thick.
+
+    Args:
+        fixed: it keeps its normal.
     """
     off = points @ plane[:3] + plane[3]
     while True:
@@ -153,7 +173,7 @@ def _sharpened(points: Array, plane: Array, share: float) -> tuple[Array, Array]
         if width <= 0 or within[first] < max(share * len(off), 8):
             return plane, off
         points = points[(off >= ordered[first]) & (off <= ordered[first] + width)]
-        better = fitted_plane(points)
+        better = np.append(plane[:3], -np.mean(points @ plane[:3])) if fixed else fitted_plane(points)
         plane = better * (np.sign(better[:3] @ plane[:3]) or 1.0)
         off = points @ plane[:3] + plane[3]
 

@@ -18,7 +18,7 @@ from ltgs.objects.associate import Match
 from ltgs.objects.backing import Model
 from ltgs.objects.carve import Judges, VacatedSet, find_vacated, pixel_footprint
 from ltgs.objects.register import gain_in_place
-from ltgs.objects.split import is_whole, side_by_side
+from ltgs.objects.split import is_whole, linked, side_by_side
 from ltgs.objects.support import covered
 from ltgs.objects.templates import enclosed
 from ltgs.pipeline.update_captures import VisitCaptures
@@ -69,6 +69,7 @@ class Departures:
             # What is left over around objects just placed is their own error unless its outline is clear.
             carve = replace(carve, min_outline=carve.outline)
         still_kept = [torch.searchsorted(index, m[kept[m]]) for m in self.refused] if placed else []
+        still_kept += [torch.searchsorted(index, m) for m in self._beneath_arrived(kept, arrived, views)]
         stored = {k: torch.searchsorted(index, m) for k, m in self._standing(kept).items()}
         found, after = find_vacated(
             everything, views, lift=self.visit.lift, compare=compare_kept, config=carve, fixed=fixed, record=self.visit.record,
@@ -113,6 +114,38 @@ class Departures:
                    for k in stored):
                 return True
         return False
+
+    def _beneath_arrived(
+        self, kept: Tensor, arrived: Sequence[tuple[KnownObject, Match]], views: Sequence[ComparedView]
+    ) -> list[Tensor]:
+        """Things that no stored object holds and that stand where an object was found, however much it hides them from the photos.
+
+        Args:
+            views: captures against the kept Gaussians and the arrived objects.
+
+        Returns:
+            indices [M] into the state's Gaussians each.
+        """
+        proof, up, out = self.visit.config.proof, self.visit.up, []
+        link = self.visit.config.carve.link_px * pixel_footprint(views)
+        free = (kept & (self._object_ids(torch.arange(len(kept))) == BACKGROUND_ID)).nonzero()[:, 0]
+        points = self.visit.gaussians.means[free].double().numpy()
+        for obj, match in arrived:
+            pose = match.hypothesis.world_from_object
+            own = obj.template.transformed(torch.as_tensor(pose, dtype=torch.float32)).means.double().numpy()
+            floor, top = np.quantile(own @ up, (0.02, 0.98))
+            near = np.linalg.norm(points - np.median(own, axis=0), axis=1) < proof.region * obj.model.radius
+            near &= points @ up > floor + proof.sole * (top - floor)
+            rows = np.flatnonzero(near)
+            if len(rows) < self.visit.config.carve.least:
+                continue
+            labels = linked(self.visit.gaussians[free[rows]], link)
+            for label in np.flatnonzero(np.bincount(labels) >= self.visit.config.carve.least):
+                thing = rows[labels == label]
+                if share_inside(points[thing], obj.template, pose, proof) >= proof.inside:
+                    log.info("object %d stands where %d Gaussians of the place are", obj.object_id, len(thing))
+                    out.append(free[thing])
+        return out
 
     def is_displaced(self, kept: Tensor, arrived: Sequence[tuple[KnownObject, Match]]) -> bool:
         """Whether an object that was found stands where a stored one is still kept."""

@@ -40,6 +40,10 @@ class ProofConfig:
     """A placed object is solid in its own box reduced by this factor."""
     min_gain: float = 0.3
     """Least gain of the placed object."""
+    region: float = 2.0
+    """Radii around a placed object within which things are looked for that cannot be there any more."""
+    sole: float = 0.1
+    """Share of the placed object's height that is left out at its base: what it stands on."""
     remains: float = 0.6
     """Share of a set's Gaussians that must coincide with an object for the set to be a piece of it."""
     touching: float = 0.15

@@ -180,6 +180,15 @@ def test_a_whole_thing_of_which_nothing_is_seen_has_left_although_its_outline_is
     assert verdict(replace(lost, explained=0.1), 150, alone=True), "nor do the photos fit better without it"
 
 
+@pytest.mark.parametrize("displaced", [True, False])
+def test_what_no_photo_sees_any_more_has_left_only_if_something_else_stands_there(displaced: bool) -> None:
+    own = blobs(np.random.default_rng(0), np.random.default_rng(1).uniform(0, 0.3, (100, 3)), 0.01)
+    shot = view(square(20, 40), np.zeros((SIZE, SIZE)), 0.5)
+    judges = Judges(displaced=lambda _: displaced)
+    carver = _Carver(own, lambda g, *_: torch.zeros(2, len(g), 3), lambda *_: [shot] * 2, CarveConfig(), judges, None, [shot] * 2, None)
+    assert carver.take(torch.arange(100)) is displaced
+
+
 def test_what_a_set_hid_is_no_part_of_another_stored_object() -> None:
     """Behind a set, inside its box, the photos contradict more: it goes as well, unless a stored object holds it."""
     depth = np.ones((SIZE, SIZE), np.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,18 @@ def test_a_piece_high_above_is_no_thing_beside_the_other() -> None:
     lifted[600:1200, 2] += 0.3
     own = Gaussians(lifted, own.quats, own.log_scales, own.opacity_logits, own.sh)
     assert len(side_by_side(own, beneath, LINK, up=UP)) == 1
+
+
+def test_a_flat_thing_beside_a_high_one_sinks_into_what_they_stand_on() -> None:
+    high, flat = at(box((0.14, 0.14, 0.24), 8), -0.15, 0.0), at(box((0.14, 0.14, 0.06), 9), 0.15, 0.0)
+    for below, things in ((0.9 * LINK, 2), (1.5 * LINK, 1)):
+        own = Gaussians.concatenate([high, replace(flat, means=flat.means - torch.tensor([0, 0, below]))])
+        assert len(side_by_side(own, np.zeros(len(own), bool), LINK, up=UP)) == things
+    # A foot is apart from what stands on it, but not beside it.
+    over = replace(high, means=high.means + torch.tensor([0.3, 0.0, 0.06 + LINK]))
+    foot = replace(flat, means=flat.means * torch.tensor([1, 1, 0.3]))
+    both = Gaussians.concatenate([over, foot])
+    assert len(side_by_side(both, np.zeros(len(both), bool), 0.9 * LINK, up=UP)) == 1
 
 
 def test_a_thing_is_whole_if_nothing_goes_on_beside_it() -> None:

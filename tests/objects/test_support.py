@@ -47,6 +47,18 @@ def test_shaded_floor_under_an_object_is_told_apart(turn: np.ndarray, scale: flo
     assert own.mean() < 0.12 and points[:400][own][:, 2].max(initial=0) < 0.04, "only the lowest rim of the object goes with it"
 
 
+def test_few_points_of_a_level_surface_do_not_tilt_it() -> None:
+    """Around a thing in a corner little is seen, on one side only and blurred; a surface that really slopes keeps its slope."""
+    rng = np.random.default_rng(1)
+    bent = np.column_stack([rng.uniform(0.2, 0.5, 300), rng.uniform(-0.5, 0.5, 300), rng.normal(0, 0.004, 300)])
+    bent[:, 2] += 0.08 * (bent[:, 0] - 0.2)
+    _, planes = find_support(box(), bent, UP)
+    assert len(planes) == 1 and np.allclose(planes[0][:3], UP) and abs(planes[0][3]) < 0.02
+    steep = bent + np.column_stack([np.zeros((300, 2)), 0.17 * bent[:, 0]])
+    _, planes = find_support(box(), steep, UP)
+    assert len(planes) == 1 and np.rad2deg(np.arccos(planes[0][:3] @ UP)) == pytest.approx(14.0, abs=2.5)
+
+
 def test_a_wall_behind_and_a_floor_below_are_both_left_behind() -> None:
     wall = sheet(2000, 0.8)[:, [2, 0, 1]] * [1, 1, 0.5] + [-0.16, 0, 0.45]
     behind = np.column_stack([RNG.normal(-0.16, 0.004, 40), RNG.uniform(-0.2, 0.2, 40), RNG.uniform(0.05, 0.3, 40)])

@@ -96,6 +96,22 @@ def test_a_slim_thing_found_within_a_stored_shell_says_that_this_has_left(
     assert not found.is_displaced(kept, arrived), "it is known to have left"
 
 
+@pytest.mark.parametrize(("place", "things"), [(0.0, 1), (0.5, 0)], ids=["in its place", "beside it"])
+def test_a_thing_that_an_object_stands_in_the_place_of_is_suspected_although_it_is_hidden(place: float, things: int) -> None:
+    low = at(box((0.12, 0.12, 0.1), 8, count=600), 0.0, 0.0)
+    found, everything = departures(low, ground())
+    found.visit.config.proof = ProofConfig()  # type: ignore[misc]
+    tall = box((0.18, 0.18, 0.26), 9, count=900)
+    pose = PoseHypothesis(make_rigid(np.eye(3), np.array([place, 0.0, 0.0])), 0.5, 1.0, np.eye(6), ambiguous=False)
+    arrived = [(KnownObject(7, tall, np.eye(4), True, Model(tall)), Match(7, HullInstance(np.zeros((1, 3)), (), 3), pose))]
+    kept = torch.ones(len(everything), dtype=torch.bool)
+    out = found._beneath_arrived(kept, arrived, [look_down()])
+    assert len(out) == things
+    for members in out:
+        thing = (members >= 3000) & (members < 3600)
+        assert thing.all() and len(members) > 300, "neither the ground nor the stored object goes with it"
+
+
 def test_what_is_covered_by_the_table_is_no_thing() -> None:
     thing = at(box((0.12, 0.12, 0.2), 8, count=600), 0.0, 0.0)
     found, everything = departures(thing, ground())
