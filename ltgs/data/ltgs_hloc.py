@@ -11,9 +11,9 @@ import torch
 from ltgs.core.captures import Localization
 from ltgs.core.se3 import make_rigid, quat_to_matrix
 from ltgs.errors import FormatError
+from ltgs.io.camera_codec import checked_photo_name
 from ltgs.io.json_files import need, need_array, need_int, need_number, read_json
 from ltgs.io.posed import MODEL_PARAMS, PosedPhoto
-from ltgs.io.scene_codec import checked_photo_name
 
 _MODELS_BY_ID = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV")
 

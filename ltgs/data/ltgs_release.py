@@ -21,10 +21,10 @@ from ltgs.data.ltgs_split import Split, choose_split
 from ltgs.data.photo_folder import natural_key, parse_date
 from ltgs.errors import FormatError, InputError
 from ltgs.io.atomic import explained, read_capped
+from ltgs.io.camera_codec import checked_photo_name
 from ltgs.io.colmap import find_colmap_model, read_colmap
 from ltgs.io.images import looks_like_photo
 from ltgs.io.posed import PosedPhoto
-from ltgs.io.scene_codec import checked_photo_name
 
 log = logging.getLogger("ltgs.data")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from ltgs.core.cameras import Camera
 from ltgs.errors import FormatError, InputError
 from ltgs.io.atomic import explained, write_file
+from ltgs.io.camera_codec import decode_camera
 from ltgs.io.colmap import find_colmap_model, read_colmap
 from ltgs.io.json_files import need, read_json
 from ltgs.io.posed import PosedPhoto
-from ltgs.io.scene_codec import decode_camera
 from ltgs.io.transforms_json import read_transforms_json
 
 _CONVENTION = "OpenCV axes, scene units; cam_from_world maps world to camera; the centre of the first pixel is (0.5, 0.5)"

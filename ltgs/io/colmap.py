@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ltgs.core.se3 import make_rigid, quat_to_matrix
 from ltgs.errors import FormatError, InputError
 from ltgs.io.atomic import explained, read_capped
+from ltgs.io.camera_codec import checked_photo_name
 from ltgs.io.posed import MODEL_PARAMS, PosedPhoto
-from ltgs.io.scene_codec import checked_photo_name
 
 _MODEL_NAMES = (
     "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV", "FOV",

@@ -11,9 +11,10 @@ from ltgs.core.checks import check_finite
 from ltgs.core.scene import Scene
 from ltgs.errors import ConvergenceError, FormatError, InputError
 from ltgs.io.blobs import BlobFolder
+from ltgs.io.camera_codec import checked_photo_name
 from ltgs.io.json_files import MAX_JSON_BYTES
 from ltgs.io.manifest import FORMAT, FORMAT_VERSION, Manifest, seal
-from ltgs.io.scene_codec import checked_photo_name, encode_scene, tensors_to_bytes
+from ltgs.io.scene_codec import encode_scene, tensors_to_bytes
 
 
 def manifest_head(generation: int, previous: str | None, message: str) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from PIL import Image
 
 from ltgs.core.se3 import invert_rigid
 from ltgs.errors import FormatError
+from ltgs.io.camera_codec import checked_photo_name
 from ltgs.io.json_files import need, need_array, need_int, need_number, read_json
 from ltgs.io.posed import PosedPhoto
-from ltgs.io.scene_codec import checked_photo_name
 
 _FISHEYE_MODELS = ("OPENCV_FISHEYE", "EQUIRECTANGULAR", "FISHEYE", "FISHEYE624", "ORTHOPHOTO")
 
