@@ -64,16 +64,17 @@ class Departures:
 
         carve = self.visit.config.carve
         refused: list[Tensor] = []
+        suspects: list[Tensor] = []
         if placed:
             views = self.visit.compare_kept(views, Gaussians.concatenate(placed), kept, placed)
             # What is left over around objects just placed is their own error unless its outline is clear.
             carve = replace(carve, min_outline=carve.outline)
-        still_kept = [torch.searchsorted(index, m[kept[m]]) for m in self.refused] if placed else []
-        still_kept += [torch.searchsorted(index, m) for m in self._beneath_arrived(kept, arrived, views)]
+            again = [*(m[kept[m]] for m in self.refused), *self._beneath_arrived(kept, arrived, views)]
+            suspects = [torch.searchsorted(index, m) for m in again]
         stored = {k: torch.searchsorted(index, m) for k, m in self._standing(kept).items()}
         found, after = find_vacated(
             everything, views, lift=self.visit.lift, compare=compare_kept, config=carve, fixed=fixed, record=self.visit.record,
-            also=[*stored.values(), *(m for m in still_kept if displaced(m))], refused=refused, judges=Judges(
+            also=[*stored.values(), *(m for m in suspects if displaced(m))], refused=refused, judges=Judges(
                 displaced=displaced,
                 piece=lambda members: bool(self.piece_of(index[members])),
                 whole=lambda members: bool(held(members)),
