@@ -77,14 +77,19 @@ def prepare_earlier(
     Args:
         exposure: [3, 4] affine that brings rendered colours to the photo's.
     """
-    with torch.no_grad():
-        shown = render(first, stack_cameras([camera]), backend=backend)  # type: ignore[arg-type]
-    assert shown.depth is not None
-    depth = np.where(shown.alpha[0, ..., 0].numpy() > 0.5, shown.depth[0, ..., 0].numpy(), 0).astype(np.float32)
+    depth = depth_of(first, camera, backend=backend)
     colours = rgb.astype(np.float32) / np.float32(255)
     if exposure is not None:
         colours = ((colours - exposure[:, 3]) @ np.linalg.pinv(exposure[:, :3]).T).astype(np.float32)
     return EarlierPhoto(camera, colours, depth)
+
+
+def depth_of(gaussians: Gaussians, camera: Camera, *, backend: str = "auto") -> Image:
+    """[H, W] depth of a scene, 0 where nothing is known."""
+    with torch.no_grad():
+        shown = render(gaussians, stack_cameras([camera]), backend=backend)  # type: ignore[arg-type]
+    assert shown.depth is not None
+    return np.where(shown.alpha[0, ..., 0].numpy() > 0.5, shown.depth[0, ..., 0].numpy(), 0).astype(np.float32)
 
 
 def nearest_cameras(camera: Camera, cameras: Sequence[Camera], config: EarlierConfig) -> list[int]:

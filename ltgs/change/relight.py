@@ -12,11 +12,11 @@ from scipy.sparse import coo_matrix, csr_matrix, diags, identity
 from scipy.sparse.linalg import cg
 from torch import Tensor
 
-from ltgs.change.lift import lift_to_gaussians
 from ltgs.core.chronology import SceneState
 from ltgs.core.light_detail import LightDetail, corners
 from ltgs.core.light_field import FACES, LightField, stencil
 from ltgs.core.views import ComparedView
+from ltgs.render.lift import lift_to_gaussians
 
 Array = NDArray[np.float64]
 

@@ -124,6 +124,14 @@ class ObjectTrack:
         """The times before a given one at which it was there for sure, and its poses [4, 4] then."""
         return {t: self.world_from_object[t] for t in range(min(time, self.num_times)) if self.presence[t] == Presence.PRESENT}
 
+    def portraits(self, time: int) -> dict[int, Array]:
+        """Of these times and poses the first of every place where it stood: photos of these times told how it looks."""
+        out: dict[int, Array] = {}
+        for t, pose in self.seen_before(time).items():
+            if not out or not np.array_equal(pose, next(reversed(out.values()))):
+                out[t] = pose
+        return out
+
     def last_pose(self) -> Array:
         """[4, 4] pose at the last time one was known.
 

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from ltgs.change.compare import CompareConfig, Shot, compare
 from ltgs.change.harmonise import fit_colour
-from ltgs.change.lift import lift_to_gaussians
 from ltgs.core.cameras import stack_cameras
 from ltgs.core.chronology import Appearance, SceneState
 from ltgs.core.gaussians import Gaussians
@@ -38,6 +37,7 @@ from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.residual import expected_residual
 from ltgs.optim.trainer import TrainConfig, TrainResult, WarmStart, train
 from ltgs.render import render
+from ltgs.render.lift import lift_to_gaussians
 
 Array = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ any wrong pose that shows its known side would fit better. The guess only helps 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class Model:
     """In the object's frame, the template first."""
     num_guessed: int = 0
     """How many of them, the last ones, are guessed."""
+    sides: Tensor | None = None
+    """[N, 4] of the template's Gaussians, from where photos have seen them, see `seen_sides`; None = from all around."""
     base: Tensor | None = None
     """[B, 3] in the object's frame: where the ground was beneath it; None = not known, or not asked."""
 
@@ -49,13 +51,19 @@ class Model:
         return template_radius(self.seen)
 
     @property
-    def guess_flags(self) -> Tensor | None:
-        """[N, 1] 1 for guessed Gaussians; None if there are none."""
-        if not self.num_guessed:
+    def plain(self) -> Model:
+        """The same, taken to have been seen from all around but for what is guessed."""
+        return replace(self, sides=None)
+
+    @property
+    def known_sides(self) -> Tensor | None:
+        """[N, 4] the same of all Gaussians, of which guessed ones are seen from nowhere; None if all are seen from all around."""
+        if self.sides is None and not self.num_guessed:
             return None
-        flags = torch.zeros(len(self.gaussians), 1)
-        flags[-self.num_guessed :] = 1
-        return flags
+        own = len(self.gaussians) - self.num_guessed
+        known = torch.zeros(len(self.gaussians), 4)
+        known[:own] = self.sides if self.sides is not None else torch.tensor([0.0, 0.0, 0.0, 1.0])
+        return known
 
 
 @dataclass(frozen=True)

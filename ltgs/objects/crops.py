@@ -16,6 +16,7 @@ from ltgs.core.cameras import Cameras
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model
 from ltgs.objects.hull import HullInstance, project
+from ltgs.objects.sides import unseen
 from ltgs.render import render
 
 Array = NDArray[np.float64]
@@ -32,7 +33,12 @@ class CostConfig:
     margin: float = 0.35
     """Crop border around the instance and the object relative to the object's size in the image."""
     guess_discount: float = 0.5
-    """How much less a pixel costs that shows a guessed side of the object: its outline counts, its colours hardly."""
+    """How much less of what a pixel costs above `fitting` counts where a side of the object is shown which is guessed, or which no photo
+    has seen: its outline counts, its colours hardly."""
+    fitting: float = 0.03
+    """Cost of a pixel that fits."""
+    outline: float = 0.3
+    """Cost with nothing drawn from which a pixel may show such a side; where the known scene fits it does not."""
     shading_cells: int = 24
     """Cells per side of the crop, over which the brightness of an object may differ smoothly from its template's: a turned
     object takes its shading from the place, not from the template."""
@@ -138,14 +144,29 @@ def pose_costs(model: Model, poses: Tensor, crops: Sequence[Crop], config: CostC
 
 def _drawn_cost(model: Model, poses: Tensor, crop: Crop, config: CostConfig, backend: str) -> tuple[Tensor, Tensor]:
     """[P, h, w] robust cost per pixel with the object drawn, and [P, h, w, 1] how much of the pixel it covers."""
-    out = render(model.gaussians, crop.cameras(poses), backend=backend, features=model.guess_flags)  # type: ignore[arg-type]
+    cameras, sides = crop.cameras(poses), model.known_sides if config.guess_discount else None
+    out = render(model.gaussians, cameras, backend=backend, features=sides)  # type: ignore[arg-type]
     lit = (out.rgb @ crop.light[:, :3].T + out.alpha * crop.light[:, 3]) * crop.gain
     visible = (out.depth[..., 0] < crop.depth * 1.03).to(lit.dtype).detach()[..., None]
     covered = out.alpha * visible
     cost = _pixel_cost(shaded(lit * visible, covered, crop.photo, config), covered, crop, config)
     if out.features is not None:
-        cost = cost * (1 - config.guess_discount * out.features[..., 0] * visible[..., 0])
+        unknown = unseen(out.features, out.alpha, _towards(cameras.cam_from_world)) * visible[..., 0]
+        cost = cost - config.guess_discount * unknown * _foreign(crop, config) * (cost - config.fitting).clamp_min(0)
     return cost, covered
+
+
+def _towards(cam_from_object: Tensor) -> Tensor:
+    """[P, 3] unit directions from an object's origin to cameras [P, 4, 4], in its own frame."""
+    centre = -(cam_from_object[:, :3, :3].transpose(1, 2) @ cam_from_object[:, :3, 3:])[..., 0]
+    return torch.nn.functional.normalize(centre, dim=1)
+
+
+def _foreign(crop: Crop, config: CostConfig) -> Tensor:
+    """[h, w] how little the known scene fits the photo, up to 1; 1 where it covers nothing."""
+    square = (crop.shown - crop.photo).square().mean(-1)
+    misfit = square / (square + config.robust**2)
+    return torch.maximum((misfit / config.outline).clamp_max(1), 1 - crop.alpha[..., 0])
 
 
 @lru_cache(maxsize=16)

@@ -34,14 +34,22 @@ class RegisterConfig:
     turns: int = 36
     """Turns of the best pose about the vertical, and about the object's long axis if it lies, that are compared in the end:
     the colours of a nearly symmetric object hardly tell them apart at the resolution of the sweep."""
+    long: float = 1.5
+    """Length relative to the width from which an object may also roll about its long axis: a cup would turn upside down."""
+    same_tilt_deg: float = 30.0
+    """Sides that no photo has seen are excused for poses whose vertical differs by less from that of the best."""
     num_turned: int = 3
     """Best of these turns that are refined as well."""
     coarse_px: int = 40
     """Longer side of the crops of the coarse sweep, pixels."""
     fine_px: int = 96
     """Longer side of the crops of the refinement, pixels."""
+    num_eased: int = 48
+    """Best coarse poses that take a few steps at that resolution: half a radius off, a right turn looks no better than many wrong ones."""
+    ease_steps: int = 6
+    """Adam steps of these."""
     num_scouted: int = 16
-    """Best coarse poses that are refined a little, to see which deserve more."""
+    """Best of them that are refined a little, to see which deserve more."""
     scout_px: int = 64
     """Longer side of their crops, pixels."""
     scout_steps: tuple[int, int] = (8, 16)
@@ -107,7 +115,7 @@ def sweep_template(
     Returns:
         None if no view shows the instance well enough to compare.
     """
-    config = config or RegisterConfig()
+    config, model = config or RegisterConfig(), model.plain
     coarse = make_crops(views, instance, model.radius, config.coarse_px, config.cost.margin)
     if not coarse or len(model) < 4:
         return None
@@ -139,11 +147,14 @@ def scout_template(
     backend: str = "auto",
 ) -> Sweep:
     """The best poses of a sweep, refined a little: whether an object can be at an instance shows here already."""
-    config = config or RegisterConfig()
-    picks = _spread_best(sweep.starts, sweep.costs, config.num_scouted)
-    crops = make_crops(views, instance, model.radius, config.scout_px, config.cost.margin)
+    config, model = config or RegisterConfig(), model.plain
+    coarse, crops = (make_crops(views, instance, model.radius, px, config.cost.margin) for px in (config.coarse_px, config.scout_px))
     stand = _stand(model, views, instance, config)
-    found = _refine(model, sweep.starts[picks], crops, config.scout_steps[0], config, backend, stand)
+    first = np.argsort(sweep.costs, kind="stable")[: config.num_eased]
+    eased = _refine(model, sweep.starts[first], coarse, config.ease_steps, config, backend, stand)
+    starts, costs = np.array([pose for pose, _ in eased]), np.array([cost for _, cost in eased])
+    picks = _spread_best(starts, costs, config.num_scouted)
+    found = _refine(model, starts[picks], crops, config.scout_steps[0], config, backend, stand)
     hopeful = np.array([pose for pose, _ in found[: config.num_hopeful]])
     found = _refine(model, hopeful, crops, config.scout_steps[1], config, backend, stand)
     return Sweep(np.array([p for p, _ in found]), np.array([c for _, c in found]), empty_cost(crops, config.cost))
@@ -159,7 +170,7 @@ def register_template(
     backend: str = "auto",
 ) -> PoseHypothesis:
     """Refine the best scouted poses to the end."""
-    config = config or RegisterConfig()
+    config, model = config or RegisterConfig(), model.plain
     best = _spread_best(scouted.starts, scouted.costs, config.num_refined, apart_deg=10.0)
     fine = make_crops(views, instance, model.radius, config.fine_px, config.cost.margin)
     stand = _stand(model, views, instance, config)
@@ -176,21 +187,51 @@ def compare_turns(
     config: RegisterConfig | None = None,
     backend: str = "auto",
 ) -> PoseHypothesis:
-    """The better of a pose and its best turns about the vertical and about the object's long axis."""
+    """The better of a pose and its best turns about the vertical and about the object's long axis.
+
+    Only here sides that no photo has seen are excused: in a wider search they would fit many places.
+    """
     config = config or RegisterConfig()
     scout = make_crops(views, instance, model.radius, config.scout_px, config.cost.margin)
     fine = make_crops(views, instance, model.radius, config.fine_px, config.cost.margin)
-    turns = _turns(model, found.world_from_object, up, scout, config, backend)
-    apart = np.array([rotation_angle_deg(p[:3, :3].T @ found.world_from_object[:3, :3]) > 12 for p in turns.starts])
+    best = found.world_from_object
+    turns = _turns(model, best, up, scout, config, backend)
+    apart = np.array([rotation_angle_deg(p[:3, :3].T @ best[:3, :3]) > 12 for p in turns.starts])
     starts, costs = turns.starts[apart], turns.costs[apart]
-    best = starts[_spread_best(starts, costs, config.num_turned, apart_deg=15.0)]
+    turned = starts[_spread_best(starts, costs, config.num_turned, apart_deg=15.0)]
     stand = _stand(model, views, instance, config)
-    scouted = _refine(model, best, scout, sum(config.scout_steps), config, backend, stand)
-    final = _refine(model, np.array([pose for pose, _ in scouted[:2]]), fine, config.steps, config, backend, stand)
-    ranked = sorted([*found.ranked, *final], key=lambda r: r[1])
+    scouted = _refine(model, turned, scout, sum(config.scout_steps), config, backend, stand)
+    known = _excused(model, found.ranked, up, fine, config, backend)
+    last = [pose for pose, _ in scouted[:2]] + ([known[0][0]] if model.sides is not None else [])
+    final = _refine(model, np.array(last), fine, config.steps, config, backend, stand)
+    ranked = sorted([*known, *final], key=lambda r: r[1])
     # How fast the cost rises along the turns says how well the photos tell them apart; refined, all would cost a little less.
     scale = min((cost for _, cost in final), default=np.inf) / max(float(costs.min(initial=np.inf)), 1e-12)
     return _hypothesis(model, ranked, fine, config, backend, [(p, float(c) * scale) for p, c in zip(starts, costs, strict=True)])
+
+
+def _tilt_deg(pose: Array, other: Array, up: Array) -> float:
+    """Angle between the verticals of two poses [3 or 4, 3 or 4], degrees."""
+    return float(np.rad2deg(np.arccos(np.clip(pose[:3, :3].T @ up @ (other[:3, :3].T @ up), -1, 1))))
+
+
+def _excused(
+    model: Model, ranked: Sequence[tuple[Array, float]], up: Array, crops: Sequence[Crop], config: RegisterConfig, backend: str
+) -> Sequence[tuple[Array, float]]:
+    """Poses of a plain model, best first, with their costs by what photos have seen of it, and sorted by these.
+
+    Poses that are tilted against the best keep their costs relative to its: excused for what nobody saw of it, a cup upside down is
+    as good as an upright one.
+    """
+    if model.sides is None:
+        return ranked
+    (best, plain), poses = ranked[0], np.array([pose for pose, _ in ranked])
+    with torch.no_grad():
+        costs = pose_costs(model, torch.as_tensor(poses, dtype=torch.float32), crops, config.cost, backend).double().numpy()
+    tilt = np.array([_tilt_deg(pose, best, up) for pose in poses])
+    others = np.array([cost for _, cost in ranked]) * costs[0] / max(plain, 1e-12)
+    costs = np.where(tilt < config.same_tilt_deg, costs, others)
+    return sorted(zip(poses, costs.tolist(), strict=True), key=lambda r: r[1])
 
 
 def _hypothesis(
@@ -282,8 +323,10 @@ def _turns(model: Model, pose: Array, up: Array, crops: Sequence[Crop], config: 
     """A pose turned about the vertical and about the object's own long axis."""
     means = model.seen.means.double().numpy()
     middle = np.median(means, axis=0)
-    long_axis = pose[:3, :3] @ np.linalg.svd(means - middle, full_matrices=False)[2][0]
-    axes = [up] if abs(float(long_axis @ up)) > 0.9 else [up, long_axis]
+    _, spread, axes_of = np.linalg.svd(means - middle, full_matrices=False)
+    long_axis = pose[:3, :3] @ axes_of[0]
+    lies = abs(float(long_axis @ up)) <= 0.9 and spread[0] >= config.long * spread[1]
+    axes = [up, long_axis] if lies else [up]
     rotations = np.concatenate([axis_rotations(axis, config.turns) for axis in axes]) @ pose[:3, :3]
     centre = pose[:3, :3] @ middle + pose[:3, 3]
     starts = torch.as_tensor(np.array([make_rigid(r, centre - r @ middle) for r in rotations]), dtype=torch.float32)

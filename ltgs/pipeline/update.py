@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 
 from ltgs.change.compare import with_mask
-from ltgs.change.lift import splat_features
 from ltgs.change.light import visit_light
 from ltgs.change.relight import fit_light_field
 from ltgs.core.chronology import Chronology, Presence
@@ -32,6 +31,7 @@ from ltgs.pipeline.update_parts import drawn_without, fit_quality, own_exposures
 from ltgs.pipeline.update_residuals import with_residuals
 from ltgs.pipeline.update_review import review
 from ltgs.pipeline.update_seeds import StereoSeeds
+from ltgs.render.lift import splat_features
 
 __all__ = ["UpdateConfig", "VisitUpdate", "update_visit"]
 log = logging.getLogger("ltgs.pipeline")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ltgs.change.lift import splat_features
 from ltgs.core.chronology import Chronology, ObjectTrack, Presence
 from ltgs.core.views import ComparedView
 from ltgs.optim.refine import RefineItem
+from ltgs.render.lift import splat_features
 
 log = logging.getLogger("ltgs.pipeline")
 

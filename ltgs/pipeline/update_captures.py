@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time as clock
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -16,12 +16,11 @@ from torch import Tensor
 
 from ltgs.change.compare import Ground, Shot, compare_altered, footprint
 from ltgs.change.compare import compare as compare_photos
-from ltgs.change.earlier import EarlierPhoto, Witness, nearest_cameras, prepare_earlier, witness
+from ltgs.change.earlier import EarlierPhoto, Witness, depth_of, nearest_cameras, prepare_earlier, witness
 from ltgs.change.harmonise import ColourFit
-from ltgs.change.lift import lift_to_gaussians
 from ltgs.change.revealed import PlanePatch
 from ltgs.change.shade import light_cues
-from ltgs.core.cameras import stack_cameras
+from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.chronology import Chronology
 from ltgs.core.decisions import DecisionRecorder
 from ltgs.core.gaussians import Gaussians
@@ -31,6 +30,7 @@ from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model, with_backing
 from ltgs.objects.ground import base_points, grounded
 from ltgs.objects.hull import HullConfig, HullInstance, hull_instances, in_image, project, seen_empty
+from ltgs.objects.sides import Sighting, seen_sides
 from ltgs.objects.support import SupportConfig, extent, find_support, surroundings_of
 from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.patch import Target
@@ -41,6 +41,7 @@ from ltgs.pipeline.update_parts import Cutting
 from ltgs.pipeline.update_residuals import UNSURE, expected_residuals
 from ltgs.poses.gauge import up_direction
 from ltgs.render import render
+from ltgs.render.lift import lift_to_gaussians
 
 Array = NDArray[np.float64]
 PhotosAt = Callable[[int], Sequence[TrainingPhoto]]
@@ -71,6 +72,7 @@ class VisitCaptures:
         self.grounds: list[Ground] = []
         self._final: tuple[Chronology, list[ComparedView]] | None = None
         self.earlier: dict[int, EarlierPhoto] = {}
+        self._depths: dict[int, list[tuple[Camera, NDArray[np.float32]]]] = {}
         self.learned = Learned(config.learned, config.compare.evidence)
 
     def _in_frame(self) -> float:
@@ -259,12 +261,29 @@ class VisitCaptures:
         photos = self.earlier_photos()
         return seen_empty(points, [p.camera for p in photos], [p.depth for p in photos], margin=-self.config.depth_slack)
 
-    def model(self, template: Gaussians, first_pose: Array) -> Model:
-        """An object that stood at `first_pose` [4, 4] at the first visit, with what its photos leave open at its back."""
-        photos = self.earlier_photos()
-        return with_backing(
-            template, first_pose, [p.camera for p in photos], [p.depth for p in photos], up=self.up, backend=self.backend
-        )
+    def model(self, template: Gaussians, poses: Mapping[int, Array]) -> Model:
+        """An object with the sides of it that photos have seen, and what those of the first visit leave open at its back.
+
+        Args:
+            poses: [4, 4] where it stood at the times to whose photos it was fitted.
+        """
+        sightings = [Sighting(camera, pose, depth) for time, pose in poses.items() for camera, depth in self.depths_at(time)]
+        model = Model(template)
+        if 0 in poses:
+            first = self.depths_at(0)
+            model = with_backing(template, poses[0], [c for c, _ in first], [d for _, d in first], up=self.up, backend=self.backend)
+        return replace(model, sides=seen_sides(template, sightings, backend=self.backend))
+
+    def depths_at(self, time: int) -> list[tuple[Camera, NDArray[np.float32]]]:
+        """The cameras of an earlier time with the depth [H, W] of the scene then, 0 where unknown; made once."""
+        if time not in self._depths:
+            if time == 0:
+                self._depths[0] = [(p.camera, p.depth) for p in self.earlier_photos()]
+            else:
+                state = self.old.state_at(time).gaussians.detach()
+                cameras = self.scene.visits[time].cameras
+                self._depths[time] = [(c, depth_of(state, c, backend=self.backend)) for c in cameras]
+        return self._depths[time]
 
     def with_base(self, model: Model, pose: Array, views: Sequence[ComparedView]) -> Model:
         """An object with the ground beneath it as it stood at a pose [4, 4], if it may have to be found by a single photo.

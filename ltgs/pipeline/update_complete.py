@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltgs.change.lift import lift_to_gaussians, splat_features
 from ltgs.core.chronology import BACKGROUND_ID, Chronology, ObjectTrack, Presence, Template
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.progress import Progress, silent
@@ -18,6 +17,7 @@ from ltgs.core.views import ComparedView
 from ltgs.objects.templates import BuildConfig, revealed_surface
 from ltgs.optim.complete import CompleteConfig, complete_places
 from ltgs.optim.patch import Target
+from ltgs.render.lift import lift_to_gaussians, splat_features
 
 Array = NDArray[np.float64]
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ltgs.core.chronology import BACKGROUND_ID, Presence
 from ltgs.core.views import ComparedView
-from ltgs.objects.backing import Model
 from ltgs.objects.carve import VacatedSet, pixel_footprint
 from ltgs.objects.split import filled, main_body, touching_things
 from ltgs.objects.templates import framed
@@ -102,7 +101,7 @@ class Inventory:
         object_id = max([self.visit.old.next_id - 1, *self.known]) + 1
         template, pose = framed(own.gaussians)
         template = self.visit.sharpened(template, pose, own)
-        model = self.visit.with_base(self.visit.model(template, pose), pose, views)
+        model = self.visit.with_base(self.visit.model(template, {0: pose}), pose, views)
         self.known[object_id] = KnownObject(object_id, template, pose, True, model, own, footing if len(floor) else None)
 
     def add_remains(self, owner: int, members: Tensor) -> None:
@@ -141,7 +140,5 @@ class Inventory:
 
     def _stored(self, object_id: int, views: Sequence[ComparedView], *, left: bool) -> KnownObject:
         template, track = self.visit.old.templates[object_id].gaussians, self.visit.old.tracks[object_id]
-        at_first = track.presence[0] == Presence.PRESENT
-        model = self.visit.model(template, track.world_from_object[0]) if at_first else Model(template)
-        model = self.visit.with_base(model, track.last_pose(), views)
+        model = self.visit.with_base(self.visit.model(template, track.portraits(self.visit.time)), track.last_pose(), views)
         return KnownObject(object_id, template, track.last_pose(), left, model)

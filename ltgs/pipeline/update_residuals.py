@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ltgs.change.lift import lift_to_gaussians
 from ltgs.core.chronology import BACKGROUND_ID, Chronology
 from ltgs.core.scene import Scene
 from ltgs.core.views import ComparedView
 from ltgs.imaging.cues import residual_cues
 from ltgs.optim.residual import MIN_WEIGHT, moments
+from ltgs.render.lift import lift_to_gaussians
 
 UNSURE = torch.tensor([[0.04, 0.30, 0.04**2, 0.25**2]])
 """Mean and variance of the colour and structure residual expected of content that was built from few photos or moved."""

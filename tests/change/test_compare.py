@@ -9,11 +9,11 @@ from helpers import blobs
 
 from ltgs.change.compare import Ground, Shot, compare, compare_altered, footprint
 from ltgs.change.earlier import Witness
-from ltgs.change.lift import lift_to_gaussians
 from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.imaging.boxes import bounding_box
 from ltgs.render import render
+from ltgs.render.lift import lift_to_gaussians
 
 WIDTH, HEIGHT = 160, 120
 FIELDS = ("shown", "alpha", "depth", "score", "mask", "agreed")

@@ -51,7 +51,7 @@ def test_the_unseen_half_of_a_cylinder_is_guessed_and_nothing_else() -> None:
     # The half shell's outline shifts towards the cameras as they turn around it, so that its axis is not exact.
     assert np.abs(np.linalg.norm(guessed[:, :2], axis=1) - RADIUS).max() < 0.08, "it closes the same cylinder"
     assert torch.equal(model.seen.means, front.means) and model.radius == template_radius(front)
-    assert model.guess_flags is not None and int(model.guess_flags.sum()) == model.num_guessed
+    assert model.known_sides is not None and int((model.known_sides == 0).all(1).sum()) == model.num_guessed, "seen from nowhere"
 
 
 def test_no_back_is_guessed_where_photos_looked_through() -> None:
