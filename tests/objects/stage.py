@@ -21,8 +21,8 @@ UP = np.array([0.0, 0.0, 1.0])
 EYES = ((1.6, 0.2, 1.0), (-0.5, 1.6, 1.1), (-0.6, -1.5, 0.9))
 """Where the three photos are taken from; all look at the origin."""
 CHEAP = RegisterConfig(
-    upright=16, tipped=4, free_rotations=16, num_turned=1, coarse_px=24, num_eased=24, ease_steps=3, num_scouted=3, scout_px=32, scout_steps=(6, 10),
-    num_refined=1, steps=24, fine_px=48,
+    upright=16, tipped=4, free_rotations=16, num_turned=1, coarse_px=24, num_eased=24, ease_steps=3, num_scouted=3,
+    scout_px=32, scout_steps=(6, 10), num_refined=1, steps=24, fine_px=48,
 )
 """Registers in a second of a small processor; exact to a few degrees."""
 
