@@ -156,6 +156,21 @@ def _drawn_cost(model: Model, poses: Tensor, crop: Crop, config: CostConfig, bac
     return cost, covered
 
 
+def unseen_share(model: Model, pose: Array, crops: Sequence[Crop], backend: str) -> float:
+    """Share of an object's picture at a pose [4, 4] that shows sides which no photo has seen, guessed ones included."""
+    sides, covered, unknown = model.known_sides, 0.0, 0.0
+    if sides is None:
+        return 0.0
+    for crop in crops:
+        cameras = crop.cameras(torch.as_tensor(pose, dtype=torch.float32)[None])
+        with torch.no_grad():
+            out = render(model.gaussians, cameras, backend=backend, features=sides)  # type: ignore[arg-type]
+            visible = (out.depth[..., 0] < crop.depth * 1.03) * crop.weight
+            unknown += float((unseen(out.feature_image(), out.alpha, _towards(cameras.cam_from_world)) * visible).sum())
+            covered += float((out.alpha[..., 0] * visible).sum())
+    return unknown / max(covered, 1e-9)
+
+
 def _towards(cam_from_object: Tensor) -> Tensor:
     """[P, 3] unit directions from an object's origin to cameras [P, 4, 4], in its own frame."""
     centre = -(cam_from_object[:, :3, :3].transpose(1, 2) @ cam_from_object[:, :3, 3:])[..., 0]

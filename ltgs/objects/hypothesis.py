@@ -48,6 +48,8 @@ class PoseHypothesis:
     """True if a clearly different rotation explains the photos as well: a symmetric object or too few pixels."""
     ranked: tuple[tuple[Array, float], ...] = ()
     """The refined poses [4, 4], this one first, and the costs by which they were ranked: guessed sides count less there."""
+    unseen: float = 0.0
+    """Share of its picture that shows sides of the object which no photo had seen before."""
 
     @property
     def gain(self) -> float:

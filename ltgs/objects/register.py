@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ltgs.core.se3 import make_rigid, random_rotations, rotation_angle_deg, se3_exp, so3_exp
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model
-from ltgs.objects.crops import CostConfig, Crop, centred_on_masks, empty_cost, make_crops, pose_costs
+from ltgs.objects.crops import CostConfig, Crop, centred_on_masks, empty_cost, make_crops, pose_costs, unseen_share
 from ltgs.objects.ground import GroundConfig, Stand
 from ltgs.objects.hull import HullInstance
 from ltgs.objects.hypothesis import PoseHypothesis, UncertaintyConfig, covariance_at, moved_by, spread_of_ties
@@ -250,7 +250,8 @@ def _hypothesis(
     covariance = covariance_at(model, pose, fine, config.cost, config.uncertainty, backend)
     one_sided = model.radius if model.num_guessed else 0.0
     covariance += spread_of_ties([*ranked, *others], one_sided, config.uncertainty)
-    return PoseHypothesis(pose, *_strict_costs(model, pose, fine, config, backend), covariance, ambiguous, tuple(ranked))
+    new = unseen_share(model, pose, fine, backend)
+    return PoseHypothesis(pose, *_strict_costs(model, pose, fine, config, backend), covariance, ambiguous, tuple(ranked), new)
 
 
 def _strict_costs(model: Model, pose: Array, crops: Sequence[Crop], config: RegisterConfig, backend: str) -> tuple[float, float]:

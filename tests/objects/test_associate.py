@@ -160,3 +160,14 @@ def test_a_part_whose_pose_shows_the_whole_worse_loses(
     monkeypatch.setattr(associate, "register_template", registered)
     assert 0.5 < gains[id(whole)] < 0.9
     assert matched(known(PRINTED), [part, whole], shots).columns == {1: column}
+
+
+@pytest.mark.parametrize(("share", "guessed"), [(0.5, False), (0.95, True)])
+def test_a_turn_that_shows_what_nobody_had_seen_is_a_guess(share: float, guessed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    thing = at(PRINTED, *NOW[1])
+    shots = views(thing)
+    real = associate.compare_turns
+    monkeypatch.setattr(associate, "compare_turns", lambda *a, **k: replace(real(*a, **k), unseen=share))
+    (match,) = matched(known(PRINTED), [content(thing, shots)], shots).matches
+    sd_deg = np.degrees(np.sqrt(np.trace(match.hypothesis.covariance[3:, 3:])))
+    assert match.turn_guessed == guessed and (sd_deg > 90) == guessed

@@ -128,3 +128,14 @@ def test_nothing_is_excused_where_the_known_scene_fits_the_photo() -> None:
     """A handle drawn over the wall as the photo shows it is wrong whether anybody has seen that side of it or not."""
     model = Model(cup((0.35, 0.15, 0.1)), sides=torch.zeros(1450, 4))
     assert found_from_behind(model) < 20, "the outline alone tells the turn"
+
+
+def test_a_match_says_how_much_of_it_nobody_had_seen() -> None:
+    thing = cup((0.9, 0.9, 0.85))
+    shots = views(thing)
+    start = PoseHypothesis(np.eye(4), 0.05, 0.2, np.eye(6), False, ((np.eye(4), 0.05),))
+    shares = [
+        compare_turns(Model(thing, sides=sides), shots, content(thing, shots), start, up=UP, config=CHEAP).unseen
+        for sides in (None, torch.zeros(1450, 4), torch.tensor([[0.0, 0, 0, 1]]).repeat(1450, 1))
+    ]
+    assert shares[0] == 0 and shares[1] > 0.99 and shares[2] < 0.01
