@@ -79,9 +79,6 @@ class AssociateConfig:
     showed one place."""
     part_handicap: float = 0.05
     """So much more a part of an instance must explain of its smaller surroundings than the whole of its own."""
-    most_unseen: float = 0.9
-    """A match that shows more than this of sides which no photo had seen has a guessed turn: so had two of three wrong turns, and one of
-    eleven right ones."""
     same_pixels: float = 0.3
     """Instances that share more of the smaller one's pixels are two cuts of one thing: only one of them can be an object."""
     size_slack: float = 2.5
@@ -180,7 +177,7 @@ def match_instances(
             known[ids[row]].model, views, instances[column], hypotheses[row, column], up=up, config=register, backend=backend
         )
         match = Match(ids[row], instances[column], hypotheses[row, column])
-        if match.hypothesis.gain < config.min_gain or match.hypothesis.unseen > config.most_unseen:
+        if match.hypothesis.gain < config.min_gain or match.hypothesis.unseen > register.most_unseen:
             match = match.with_guessed_turn(known[ids[row]].model.radius, config=register.uncertainty)
         matches.append(match)
         taken.add(column)

@@ -38,6 +38,8 @@ class RegisterConfig:
     """Length relative to the width from which an object may also roll about its long axis: a cup would turn upside down."""
     same_tilt_deg: float = 30.0
     """Sides that no photo has seen are excused for poses whose vertical differs by less from that of the best."""
+    most_unseen: float = 0.9
+    """A pose that shows more than this of sides which no photo had seen is not excused for them, and its turn is a guess."""
     num_turned: int = 3
     """Best of these turns that are refined as well."""
     coarse_px: int = 40
@@ -192,6 +194,20 @@ def compare_turns(
     Only here sides that no photo has seen are excused: in a wider search they would fit many places.
     """
     config = config or RegisterConfig()
+    excused = _compare_turns(model, views, instance, found, up, config, backend)
+    if model.sides is None or excused.unseen <= config.most_unseen:
+        return excused
+    # Nothing of what is drawn there has been seen: such a pose fits wherever the outline does.
+    plain = _compare_turns(model.plain, views, instance, found, up, config, backend)
+    fine = make_crops(views, instance, model.radius, config.fine_px, config.cost.margin)
+    return replace(plain, unseen=unseen_share(model, plain.world_from_object, fine, backend))
+
+
+def _compare_turns(
+    model: Model, views: Sequence[ComparedView], instance: HullInstance, found: PoseHypothesis, up: Array, config: RegisterConfig,
+    backend: str,
+) -> PoseHypothesis:
+    """The same, judged by the model as it is."""
     scout = make_crops(views, instance, model.radius, config.scout_px, config.cost.margin)
     fine = make_crops(views, instance, model.radius, config.fine_px, config.cost.margin)
     best = found.world_from_object
@@ -296,7 +312,7 @@ def gain_in_place(
 
 def _start_rotations(means: Array, last_rotation: Array, up: Array, config: RegisterConfig, rng: np.random.Generator) -> Array:
     """[R, 3, 3]: turned about the vertical from the last orientation, the same tipped over, and orientations from all of SO(3)."""
-    falls = [_rotation(axis, np.pi / 2) for side in _sides(means @ last_rotation.T, up) for axis in (side, -side)]
+    falls = [so3_exp(torch.as_tensor(axis * np.pi / 2)).numpy() for side in _sides(means @ last_rotation.T, up) for axis in (side, -side)]
     tipped = [axis_rotations(up, config.tipped) @ fall @ last_rotation for fall in falls]
     return np.concatenate([
         axis_rotations(up, config.upright) @ last_rotation, *tipped, random_rotations(config.free_rotations, rng),
@@ -313,11 +329,6 @@ def _sides(points: Array, up: Array) -> Array:
     reach = np.linalg.norm(flat - middle, axis=1)
     angle = np.deg2rad(cv2.minAreaRect((flat - middle)[reach <= np.quantile(reach, 0.95)].astype(np.float32))[2])
     return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) @ level
-
-
-def _rotation(axis: Array, angle: float) -> Array:
-    """[3, 3] rotation by an angle about a unit axis."""
-    return so3_exp(torch.as_tensor(axis * angle)).numpy()
 
 
 def _turns(model: Model, pose: Array, up: Array, crops: Sequence[Crop], config: RegisterConfig, backend: str) -> Sweep:

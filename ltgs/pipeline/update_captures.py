@@ -267,11 +267,12 @@ class VisitCaptures:
         Args:
             poses: [4, 4] where it stood at the times to whose photos it was fitted.
         """
+        if 0 not in poses:
+            # A few photos leave most sides unseen: excused for them, anything would fit.
+            return Model(template)
         sightings = [Sighting(camera, pose, depth) for time, pose in poses.items() for camera, depth in self.depths_at(time)]
-        model = Model(template)
-        if 0 in poses:
-            first = self.depths_at(0)
-            model = with_backing(template, poses[0], [c for c, _ in first], [d for _, d in first], up=self.up, backend=self.backend)
+        first = self.depths_at(0)
+        model = with_backing(template, poses[0], [c for c, _ in first], [d for _, d in first], up=self.up, backend=self.backend)
         return replace(model, sides=seen_sides(template, sightings, backend=self.backend))
 
     def depths_at(self, time: int) -> list[tuple[Camera, NDArray[np.float32]]]:

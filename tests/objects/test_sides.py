@@ -126,7 +126,9 @@ def test_the_back_that_nobody_saw_does_not_speak_against_the_right_turn() -> Non
 
 def test_nothing_is_excused_where_the_known_scene_fits_the_photo() -> None:
     """A handle drawn over the wall as the photo shows it is wrong whether anybody has seen that side of it or not."""
-    model = Model(cup((0.35, 0.15, 0.1)), sides=torch.zeros(1450, 4))
+    sides = torch.zeros(1450, 4)
+    sides[1200:, 3] = 1.0  # only the handle was seen
+    model = Model(cup((0.35, 0.15, 0.1)), sides=sides)
     assert found_from_behind(model) < 20, "the outline alone tells the turn"
 
 
@@ -139,3 +141,8 @@ def test_a_match_says_how_much_of_it_nobody_had_seen() -> None:
         for sides in (None, torch.zeros(1450, 4), torch.tensor([[0.0, 0, 0, 1]]).repeat(1450, 1))
     ]
     assert shares[0] == 0 and shares[1] > 0.99 and shares[2] < 0.01
+
+
+def test_a_pose_of_which_nothing_was_seen_is_not_excused() -> None:
+    model = Model(cup((0.35, 0.15, 0.1)), sides=torch.zeros(1450, 4))
+    assert found_from_behind(model) == found_from_behind(Model(cup((0.35, 0.15, 0.1))))
