@@ -141,8 +141,3 @@ def test_a_match_says_how_much_of_it_nobody_had_seen() -> None:
         for sides in (None, torch.zeros(1450, 4), torch.tensor([[0.0, 0, 0, 1]]).repeat(1450, 1))
     ]
     assert shares[0] == 0 and shares[1] > 0.99 and shares[2] < 0.01
-
-
-def test_a_pose_of_which_nothing_was_seen_is_not_excused() -> None:
-    model = Model(cup((0.35, 0.15, 0.1)), sides=torch.zeros(1450, 4))
-    assert found_from_behind(model) == found_from_behind(Model(cup((0.35, 0.15, 0.1))))
