@@ -12,14 +12,15 @@ FACES = np.array([[0.8, 0.1, 0.1], [0.1, 0.2, 0.8], [0.1, 0.7, 0.2], [0.9, 0.8, 
 """[6, 3] colours of the sides of a box: -x, +x, -y, +y, -z, +z."""
 
 
-def gaussians(points: np.ndarray, colours: np.ndarray, size: float) -> Gaussians:
+def gaussians(points: np.ndarray, colours: np.ndarray, size: float, opacity_logit: float = 4.0) -> Gaussians:
     """Opaque round Gaussians of one size."""
     n = len(points)
     quats = torch.zeros(n, 4)
     quats[:, 0] = 1
     sh = (torch.as_tensor(colours, dtype=torch.float32)[:, None] - 0.5) / 0.28209479
     return Gaussians(
-        torch.as_tensor(points, dtype=torch.float32), quats, torch.full((n, 3), float(np.log(size))), torch.full((n,), 4.0), sh
+        torch.as_tensor(points, dtype=torch.float32), quats, torch.full((n, 3), float(np.log(size))), torch.full((n,), opacity_logit),
+        sh,
     )
 
 

@@ -49,7 +49,7 @@ class PoseHypothesis:
     ranked: tuple[tuple[Array, float], ...] = ()
     """The refined poses [4, 4], this one first, and the costs by which they were ranked: guessed sides count less there."""
     unseen: float = 0.0
-    """Share of its picture that shows sides of the object which no photo had seen before."""
+    """Share of its picture that shows sides of the object which no photo had seen before; 0 before turns were compared."""
 
     @property
     def gain(self) -> float:

@@ -210,7 +210,8 @@ def compare_turns(
     ranked = sorted([*known, *final], key=lambda r: r[1])
     # How fast the cost rises along the turns says how well the photos tell them apart; refined, all would cost a little less.
     scale = min((cost for _, cost in final), default=np.inf) / max(float(costs.min(initial=np.inf)), 1e-12)
-    return _hypothesis(model, ranked, fine, config, backend, [(p, float(c) * scale) for p, c in zip(starts, costs, strict=True)])
+    better = _hypothesis(model, ranked, fine, config, backend, [(p, float(c) * scale) for p, c in zip(starts, costs, strict=True)])
+    return replace(better, unseen=unseen_share(model, better.world_from_object, fine, backend))
 
 
 def _tilt_deg(pose: Array, other: Array, up: Array) -> float:
@@ -253,8 +254,7 @@ def _hypothesis(
     covariance = covariance_at(model, pose, fine, config.cost, config.uncertainty, backend)
     one_sided = model.radius if model.num_guessed else 0.0
     covariance += spread_of_ties([*ranked, *others], one_sided, config.uncertainty)
-    new = unseen_share(model, pose, fine, backend)
-    return PoseHypothesis(pose, *_strict_costs(model, pose, fine, config, backend), covariance, ambiguous, tuple(ranked), new)
+    return PoseHypothesis(pose, *_strict_costs(model, pose, fine, config, backend), covariance, ambiguous, tuple(ranked))
 
 
 def _strict_costs(model: Model, pose: Array, crops: Sequence[Crop], config: RegisterConfig, backend: str) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from solids import ball, box, cylinder, standing
+from solids import ball, box, cylinder, gaussians, standing
 from stage import CHEAP, HEIGHT, UP, WIDTH, content, views
 
 from ltgs.core.gaussians import Gaussians
@@ -35,13 +35,7 @@ def template() -> Gaussians:
     points = np.concatenate([long, short])
     colours = np.where(points[:, :1] > 0, [[0.9, 0.2, 0.1]], [[0.1, 0.3, 0.9]])
     colours[500:] = [0.1, 0.8, 0.2]
-    quats = torch.zeros(len(points), 4)
-    quats[:, 0] = 1
-    sh = (torch.as_tensor(colours, dtype=torch.float32)[:, None] - 0.5) / 0.28209479
-    return Gaussians(
-        torch.as_tensor(points, dtype=torch.float32), quats, torch.full((len(points), 3), float(np.log(0.02))),
-        torch.full((len(points),), 3.0), sh,
-    )
+    return gaussians(points, colours, 0.02, 3.0)
 
 
 TRUE = make_rigid(axis_rotations(UP, 360)[140], np.array([0.1, -0.05, 0.06]))

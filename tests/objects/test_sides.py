@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from helpers import blobs, look_at
+from solids import gaussians
 from stage import CHEAP, UP, content, views
 
 from ltgs.core.cameras import Camera, stack_cameras
@@ -95,13 +96,7 @@ def cup(back: tuple[float, float, float]) -> Gaussians:
     points = np.concatenate([body, handle])
     colours = np.where(points[:, 1:2] > 0.01, [back], [[0.9, 0.9, 0.85]])
     colours[len(body) :] = [0.2, 0.6, 0.6]
-    quats = torch.zeros(len(points), 4)
-    quats[:, 0] = 1
-    sh = (torch.as_tensor(colours, dtype=torch.float32)[:, None] - 0.5) / 0.28209479
-    return Gaussians(
-        torch.as_tensor(points, dtype=torch.float32), quats, torch.full((len(points), 3), float(np.log(0.02))),
-        torch.full((len(points),), 3.0), sh,
-    )
+    return gaussians(points, colours, 0.02, 3.0)
 
 
 def found_from_behind(model: Model) -> float:
