@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from ltgs.core.decisions import DecisionRecorder
+from ltgs.core.parallel import in_parallel
+from ltgs.core.se3 import random_rotations
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model
 from ltgs.objects.hull import HullInstance
@@ -29,6 +31,7 @@ from ltgs.objects.register import (
 
 log = logging.getLogger("ltgs.objects")
 Array = NDArray[np.float64]
+Pair = tuple[int, int]
 
 
 class Candidate(Protocol):
@@ -126,87 +129,131 @@ def match_instances(
     ids = sorted(known)
     alike = _likenesses([known[k] for k in ids], instances, views, up, backend)
     bonus = {pair: config.likeness_weight * (like - config.alike[0]) for pair, like in alike.items()}
-    sweeps: dict[tuple[int, int], Sweep] = {}
-    for row, object_id in enumerate(ids):
-        candidate = known[object_id]
-        radius = candidate.model.radius
-        for column, instance in enumerate(instances):
-            reach = np.linalg.norm(instance.points - instance.centroid, axis=1).max(initial=0.0)
-            if reach * config.size_slack < radius or alike.get((row, column), 1.0) < config.unlike:
-                continue
-            sweep = sweep_template(
-                candidate.model, views, instance, last_rotation=candidate.last_pose[:3, :3], up=up,
-                config=register, rng=rng, backend=backend,
-            )
-            if sweep is not None:
-                sweeps[row, column] = sweep
-    scouts = {
-        (row, column): scout_template(
-            known[ids[row]].model, views, instances[column], sweeps[row, column], config=register, backend=backend
-        )
-        for row, column in _promising({k: s.gain + bonus.get(k, 0.0) for k, s in sweeps.items()}, config.sweep_floor, config.sweep_slack)
-    }
+    search = _Search([known[k] for k in ids], instances, views, up, config, register, backend)
+    sweeps = search.sweep([
+        (row, column) for row in range(len(ids)) for column in range(len(instances))
+        if search.fits(row, column) and alike.get((row, column), 1.0) >= config.unlike
+    ], rng)
+    scouts = search.scout(_promising(
+        {k: s.gain + bonus.get(k, 0.0) for k, s in sweeps.items()}, config.sweep_floor, config.sweep_slack,
+    ), sweeps)
     worth = {k: s.gain + bonus.get(k, 0.0) for k, s in scouts.items()}
+    promising = sorted(_promising(worth, config.scout_floor, config.sweep_slack), key=lambda pair: -worth[pair])
+    needed = {pair: _needed(alike.get(pair), config, single=len(views) == 1) for pair in promising}
+    found = search.refine(promising, scouts, worth, needed, bonus)
+    hypotheses = {pair: found[pair][0] for pair in promising if pair in found}
     values = np.zeros((len(ids), len(instances)))
-    hypotheses: dict[tuple[int, int], PoseHypothesis] = {}
-    needed: dict[tuple[int, int], float] = {}
-    for row, column in sorted(_promising(worth, config.scout_floor, config.sweep_slack), key=lambda pair: -worth[pair]):
-        pair = row, column
-        enough = sum(r == row for r, _ in hypotheses) >= config.most_refined
-        if enough or worth[pair] + config.best_rise < values[row].max():
-            continue
-        hypothesis = register_template(
-            known[ids[row]].model, views, instances[column], scouts[pair], config=register, backend=backend
-        )
-        hypotheses[pair] = hypothesis
-        needed[pair] = _needed(alike.get(pair), config, single=len(views) == 1)
-        if hypothesis.gain >= needed[pair]:
-            values[pair] = hypothesis.gain + bonus.get(pair, 0.0) - (config.part_handicap if instances[column].is_part else 0.0)
+    for (row, column), (hypothesis, value) in found.items():
+        values[row, column] = value
         log.info(
-            "object %d against instance %d: likeness %s, sweep %.3f, scouts %.3f, gain %.3f",
-            ids[row], column, alike.get(pair), sweeps[pair].gain, scouts[pair].gain, hypothesis.gain,
+            "object %d against instance %d: likeness %s, sweep %.3f, scouts %.3f, gain %.3f", ids[row], column,
+            alike.get((row, column)), sweeps[row, column].gain, scouts[row, column].gain, hypothesis.gain,
         )
-    for row, column in sorted(hypotheses):
-        if values[row, column] > 0 and _better_whole(
-            known[ids[row]].model, (row, column), hypotheses, instances, views, config, register, backend
-        ):
-            values[row, column] = 0.0
-    matches, taken, chosen = [], set(), []
-    for row, column in _assign(values, instances, config):
-        hypotheses[row, column] = compare_turns(
-            known[ids[row]].model, views, instances[column], hypotheses[row, column], up=up, config=register, backend=backend
-        )
-        match = Match(ids[row], instances[column], hypotheses[row, column])
-        if match.hypothesis.gain < config.min_gain or match.hypothesis.unseen > register.most_unseen:
-            match = match.with_guessed_turn(known[ids[row]].model.radius, config=register.uncertainty)
-        matches.append(match)
-        taken.add(column)
-        chosen.append((row, column))
+    for pair in sorted(hypotheses):
+        if values[pair] > 0 and search.whole_is_better(pair, hypotheses):
+            values[pair] = 0.0
+    chosen = _assign(values, instances, config)
+    hypotheses |= search.turn(chosen, hypotheses)
+    matches = [search.match(ids[row], (row, column), hypotheses[row, column]) for row, column in chosen]
     if record is not None:
-        record.pairs(ids, instances, {k: s.gain for k, s in sweeps.items()}, hypotheses, chosen, needed)
+        tried = {pair: needed[pair] for pair in hypotheses}
+        record.pairs(ids, instances, {k: s.gain for k, s in sweeps.items()}, hypotheses, chosen, tried)
+    taken = {column for _, column in chosen}
     return matches, [i for i in range(len(instances)) if i not in taken]
 
 
-def _better_whole(
-    model: Model, pair: tuple[int, int], hypotheses: Mapping[tuple[int, int], PoseHypothesis], instances: Sequence[HullInstance],
-    views: Sequence[ComparedView], config: AssociateConfig, register: RegisterConfig, backend: str,
-) -> bool:
-    """Whether a part of an instance shows an object worse than the whole does, where both are judged by the pixels of the whole.
+@dataclass(frozen=True)
+class _Search:
+    """Objects (rows) against instances (columns); pairs do not depend on each other."""
 
-    What a part explains of its own surroundings says nothing about the rest: a wrong pose may fit a few pixels well.
-    """
-    row, column = pair
-    part = instances[column]
-    if not part.is_part:
+    candidates: Sequence[Candidate]
+    instances: Sequence[HullInstance]
+    views: Sequence[ComparedView]
+    up: Array
+    config: AssociateConfig
+    register: RegisterConfig
+    backend: str
+
+    def fits(self, row: int, column: int) -> bool:
+        """Whether an instance is large enough for an object."""
+        instance = self.instances[column]
+        reach = np.linalg.norm(instance.points - instance.centroid, axis=1).max(initial=0.0)
+        return bool(reach * self.config.size_slack >= self.candidates[row].model.radius)
+
+    def sweep(self, pairs: Sequence[Pair], rng: np.random.Generator) -> dict[Pair, Sweep]:
+        """Many poses of every pair; a pair that no view shows well enough is left out."""
+        spins = {pair: random_rotations(self.register.free_rotations, rng) for pair in pairs}
+
+        def work(pair: Pair) -> Sweep | None:
+            candidate = self.candidates[pair[0]]
+            return sweep_template(
+                candidate.model, self.views, self.instances[pair[1]], last_rotation=candidate.last_pose[:3, :3], up=self.up,
+                free=spins[pair], config=self.register, backend=self.backend,
+            )
+
+        swept = zip(pairs, in_parallel(work, pairs), strict=True)
+        return {pair: sweep for pair, sweep in swept if sweep is not None}
+
+    def scout(self, pairs: Sequence[Pair], sweeps: Mapping[Pair, Sweep]) -> dict[Pair, Sweep]:
+        """The best poses of their sweeps, refined a little."""
+        found = in_parallel(lambda pair: scout_template(*self._at(pair), sweeps[pair], config=self.register, backend=self.backend), pairs)
+        return dict(zip(pairs, found, strict=True))
+
+    def refine(
+        self, pairs: Sequence[Pair], scouts: Mapping[Pair, Sweep], worth: Mapping[Pair, float], needed: Mapping[Pair, float],
+        bonus: Mapping[Pair, float],
+    ) -> dict[Pair, tuple[PoseHypothesis, float]]:
+        """Hypotheses and values of the pairs of each object, best scouts first, as long as they may still bring something."""
+
+        def work(row: int) -> dict[Pair, tuple[PoseHypothesis, float]]:
+            found: dict[Pair, tuple[PoseHypothesis, float]] = {}
+            for pair in (p for p in pairs if p[0] == row):
+                best = max((value for _, value in found.values()), default=0.0)
+                if len(found) >= self.config.most_refined or worth[pair] + self.config.best_rise < best:
+                    continue
+                hypothesis = register_template(*self._at(pair), scouts[pair], config=self.register, backend=self.backend)
+                handicap = self.config.part_handicap if self.instances[pair[1]].is_part else 0.0
+                value = hypothesis.gain + bonus.get(pair, 0.0) - handicap if hypothesis.gain >= needed[pair] else 0.0
+                found[pair] = hypothesis, value
+            return found
+
+        rows = list(dict.fromkeys(row for row, _ in pairs))
+        return {pair: result for found in in_parallel(work, rows) for pair, result in found.items()}
+
+    def turn(self, pairs: Sequence[Pair], hypotheses: Mapping[Pair, PoseHypothesis]) -> dict[Pair, PoseHypothesis]:
+        """The better of each pose and its turns."""
+        found = in_parallel(lambda pair: compare_turns(
+            *self._at(pair), hypotheses[pair], up=self.up, config=self.register, backend=self.backend,
+        ), pairs)
+        return dict(zip(pairs, found, strict=True))
+
+    def match(self, object_id: int, pair: Pair, hypothesis: PoseHypothesis) -> Match:
+        """What was found; one that explains little, or shows what nobody had seen, may be turned in any way."""
+        match = Match(object_id, self.instances[pair[1]], hypothesis)
+        if hypothesis.gain < self.config.min_gain or hypothesis.unseen > self.register.most_unseen:
+            return match.with_guessed_turn(self.candidates[pair[0]].model.radius, config=self.register.uncertainty)
+        return match
+
+    def whole_is_better(self, pair: Pair, hypotheses: Mapping[Pair, PoseHypothesis]) -> bool:
+        """Whether a part of an instance shows an object worse than the whole does, where both are judged by the pixels of the whole.
+
+        What a part explains of its own surroundings says nothing about the rest: a wrong pose may fit a few pixels well.
+        """
+        row, column = pair
+        part = self.instances[column]
+        if not part.is_part:
+            return False
+        for (other, whole), hypothesis in hypotheses.items():
+            larger = self.instances[whole]
+            if other != row or whole == column or larger.area_px <= part.area_px or _overlap(part, larger) <= self.config.same_pixels:
+                continue
+            pose, model = hypotheses[pair].world_from_object, self.candidates[row].model
+            if gain_around(model, pose, self.views, larger, config=self.register, backend=self.backend) < hypothesis.gain:
+                return True
         return False
-    for (other, whole), hypothesis in hypotheses.items():
-        larger = instances[whole]
-        if other != row or whole == column or larger.area_px <= part.area_px or _overlap(part, larger) <= config.same_pixels:
-            continue
-        pose = hypotheses[pair].world_from_object
-        if gain_around(model, pose, views, larger, config=register, backend=backend) < hypothesis.gain:
-            return True
-    return False
+
+    def _at(self, pair: Pair) -> tuple[Model, Sequence[ComparedView], HullInstance]:
+        return self.candidates[pair[0]].model, self.views, self.instances[pair[1]]
 
 
 def _likenesses(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -70,7 +71,7 @@ class HullInstance:
     ground: Array | None = None
     """[4] the plane that it stands on, normal upwards and offset, where that alone tells how far it is (see `objects.ground`)."""
 
-    @property
+    @cached_property
     def centroid(self) -> Array:
         """[3] median of the samples."""
         return np.median(self.points, axis=0)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ltgs.core.se3 import make_rigid, random_rotations, rotation_angle_deg, se3_exp, so3_exp
+from ltgs.core.se3 import make_rigid, rotation_angle_deg, se3_exp, so3_exp
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model
 from ltgs.objects.crops import CostConfig, Crop, centred_on_masks, empty_cost, make_crops, pose_costs, unseen_share
@@ -109,8 +109,8 @@ def sweep_template(
     *,
     last_rotation: Array,  # [3, 3] orientation at the last known time
     up: Array,  # [3] unit, world direction in which objects stand
+    free: Array,  # [R, 3, 3] orientations from all of SO(3) that are tried as well
     config: RegisterConfig | None = None,
-    rng: np.random.Generator,
     backend: str = "auto",
 ) -> Sweep | None:
     """Score many poses of an object inside an instance of new content, at low resolution.
@@ -124,7 +124,7 @@ def sweep_template(
         return None
     # Medians meet, not origins: a handle moves the middle of the box but hardly the median.
     middle = model.seen.means.median(0).values
-    rotations = _start_rotations(model.seen.means.double().numpy(), last_rotation, up, config, rng)
+    rotations = _start_rotations(model.seen.means.double().numpy(), last_rotation, up, free, config)
     starts = np.array([make_rigid(r, instance.centroid - r @ middle.double().numpy()) for r in rotations])
     stand = _stand(model, views, instance, config)
     with torch.no_grad():
@@ -297,13 +297,11 @@ def gain_in_place(
     return 1 - cost / max(empty_cost(crops, config.cost), 1e-12)
 
 
-def _start_rotations(means: Array, last_rotation: Array, up: Array, config: RegisterConfig, rng: np.random.Generator) -> Array:
-    """[R, 3, 3]: turned about the vertical from the last orientation, the same tipped over, and orientations from all of SO(3)."""
+def _start_rotations(means: Array, last_rotation: Array, up: Array, free: Array, config: RegisterConfig) -> Array:
+    """[R, 3, 3]: turned about the vertical from the last orientation, the same tipped over, and the free ones."""
     falls = [so3_exp(torch.as_tensor(axis * np.pi / 2)).numpy() for side in _sides(means @ last_rotation.T, up) for axis in (side, -side)]
     tipped = [axis_rotations(up, config.tipped) @ fall @ last_rotation for fall in falls]
-    return np.concatenate([
-        axis_rotations(up, config.upright) @ last_rotation, *tipped, random_rotations(config.free_rotations, rng),
-    ])
+    return np.concatenate([axis_rotations(up, config.upright) @ last_rotation, *tipped, free])
 
 
 def _sides(points: Array, up: Array) -> Array:

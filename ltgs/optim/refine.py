@@ -17,6 +17,7 @@ from torch import Tensor
 from ltgs.core.cameras import Camera
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.light_field import FACES, LightField, brightened, face_weights, facing
+from ltgs.core.parallel import in_parallel
 from ltgs.core.progress import Progress, ProgressEvent, silent
 from ltgs.core.se3 import se3_exp
 from ltgs.optim.growth import GaussianOptimizer
@@ -139,6 +140,7 @@ class _Movable:
         adams = [a for a in (self.optimizer.adam, self.pose_adam, self.light_adam) if a is not None]
         self.rates = [(group, group["lr"]) for adam in adams for group in adam.param_groups]
         self.final_rate = config.final_rate
+        self._still: dict[int | None, Gaussians] = {}
 
     def pose(self) -> Tensor:
         start = torch.as_tensor(self.item.pose_now, dtype=torch.float32)
@@ -155,6 +157,13 @@ class _Movable:
         if self.light_adam is None:
             return placed
         return brightened(placed, (face_weights(self.normals @ pose[:3, :3].detach().T) @ self.light).exp())
+
+    def still(self, time: int | None) -> Gaussians:
+        """The same without gradients, the same tensors until the next step."""
+        if time not in self._still:
+            with torch.no_grad():
+                self._still[time] = self.placed(time)
+        return self._still[time]
 
     def _gains(self, past: Mapping[int, Past]) -> dict[int, Tensor]:
         """The light [N, 3] of earlier visits on its Gaussians where they stood then."""
@@ -175,6 +184,7 @@ class _Movable:
 
     def step(self, progress: float) -> None:
         """One step of the optimisers; progress in [0, 1] is the share of the item's steps that is done."""
+        self._still.clear()
         factor = self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * progress))
         for group, rate in self.rates:
             group["lr"] = rate * factor
@@ -235,40 +245,45 @@ def refine_visit(
     turns = [i for i, own in enumerate(fresh) if own]
     generator = torch.Generator().manual_seed(seed)
     schedule = _schedule([movables[i].item for i in turns], config)
-    total, rounds = len(schedule), [0] * len(movables)
-    shares = [schedule.count(turns.index(i)) if i in turns else 0 for i in range(len(movables))]
-    for step, turn in enumerate(schedule):
-        i = turns[turn]
-        back = bool(replay[i]) and rounds[i] % 2 == 1
-        choice = replay[i][rounds[i] // 2 % len(replay[i])] if back else [(None, patch) for patch in fresh[i]]
-        rounds[i] += 1
-        time, patch = choice[int(torch.randint(len(choice), (1,), generator=generator))]
-        others = [m for m in movables if m is not movables[i] and (time is None or time in m.item.past_poses)]
-        with torch.no_grad():
-            parts = [m.placed(time) for m in others]
-        loss = patch.loss([*parts, movables[i].placed(time)], config.ssim_weight, backend)
+    done, shares = [0] * len(movables), [sum(turn in turned for turned in schedule) for turn in range(len(turns))]
+
+    def descend(chosen: tuple[int, int | None, Patch]) -> float:
+        i, time, patch = chosen
+        others = [m.still(time) for m in movables if m is not movables[i] and (time is None or time in m.item.past_poses)]
+        loss = patch.loss([*others, movables[i].placed(time)], config.ssim_weight, backend)
         if time is None:
             loss = loss + movables[i].pull(config)
         if loss.requires_grad:
             loss.backward()
-        movables[i].step(rounds[i] / shares[i])
-        if step % 40 == 0:
-            progress(ProgressEvent("refine", step, total, figures={"loss": float(loss.detach())}))
+        return float(loss.detach())
+
+    for number, turned in enumerate(schedule):
+        chosen = []
+        for i in (turns[turn] for turn in turned):
+            back = bool(replay[i]) and done[i] % 2 == 1
+            choice = replay[i][done[i] // 2 % len(replay[i])] if back else [(None, patch) for patch in fresh[i]]
+            chosen.append((i, *choice[int(torch.randint(len(choice), (1,), generator=generator))]))
+        # All of a round see the others as they stood before it, so that they may go at once.
+        for time in dict.fromkeys(time for _, time, _ in chosen):
+            for m in movables:
+                if time is None or time in m.item.past_poses:
+                    m.still(time)
+        losses = in_parallel(descend, chosen)
+        for turn in turned:
+            i = turns[turn]
+            done[i] += 1
+            movables[i].step(done[i] / shares[turn])
+        if number % 10 == 0:
+            progress(ProgressEvent("refine", number, len(schedule), figures={"loss": sum(losses) / len(losses)}))
     return [m.result(config) for m in movables]
 
 
-def _schedule(items: Sequence[RefineItem], config: RefineConfig) -> list[int]:
-    """Which item each step is for: all in turn, until each has had its share of steps."""
+def _schedule(items: Sequence[RefineItem], config: RefineConfig) -> list[list[int]]:
+    """Rounds of steps, each of all items that have not had their share yet."""
     wanted = [config.steps_surface if i.surface else config.steps_new if i.is_new else config.steps for i in items]
     factor = min(1.0, config.max_steps / max(sum(wanted), 1))
-    left = [max(1, round(w * factor)) for w in wanted]
-    order: list[int] = []
-    while any(left):
-        for i, rest in enumerate(left):
-            if rest:
-                order.append(i)
-                left[i] -= 1
-    return order
+    shares = [max(1, round(w * factor)) for w in wanted]
+    return [[i for i, share in enumerate(shares) if share > number] for number in range(max(shares, default=0))]
 
 
 def _replay(movable: _Movable, past: Mapping[int, Past], config: RefineConfig, backend: str) -> list[list[tuple[int, Patch]]]:

@@ -11,6 +11,7 @@ from helpers import look_at
 from ltgs.change.compare import footprint
 from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.gaussians import Gaussians
+from ltgs.core.se3 import random_rotations
 from ltgs.core.views import ComparedView
 from ltgs.objects.hull import HullInstance
 from ltgs.objects.register import RegisterConfig
@@ -25,6 +26,11 @@ CHEAP = RegisterConfig(
     scout_px=32, scout_steps=(6, 10), num_refined=1, steps=24, fine_px=48,
 )
 """Registers in a second of a small processor; exact to a few degrees."""
+
+
+def spins(config: RegisterConfig) -> np.ndarray:
+    """[R, 3, 3] the orientations from all of SO(3) that a sweep tries, always the same."""
+    return random_rotations(config.free_rotations, np.random.default_rng(0))
 
 
 def camera(eye: tuple[float, float, float]) -> Camera:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from stage import CHEAP, EYES, HEIGHT, UP, WIDTH, camera, content, view
+from stage import CHEAP, EYES, HEIGHT, UP, WIDTH, camera, content, spins, view
 from test_hull import view_of_spheres
 from test_register import template
 
@@ -117,7 +117,7 @@ def shown_once(yaw_deg: int) -> tuple[ComparedView, HullInstance, np.ndarray]:
 
 def found_by(shot: ComparedView, instance: HullInstance) -> PoseHypothesis:
     model = Model(template())
-    sweep = sweep_template(model, [shot], instance, last_rotation=np.eye(3), up=UP, config=CHEAP, rng=np.random.default_rng(0))
+    sweep = sweep_template(model, [shot], instance, last_rotation=np.eye(3), up=UP, free=spins(CHEAP), config=CHEAP)
     assert sweep is not None
     scouted = scout_template(model, [shot], instance, sweep, config=CHEAP)
     return register_template(model, [shot], instance, scouted, config=CHEAP)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from solids import ball, box, cylinder, gaussians, standing
-from stage import CHEAP, HEIGHT, UP, WIDTH, content, views
+from stage import CHEAP, HEIGHT, UP, WIDTH, content, spins, views
 
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.se3 import make_rigid, rotation_angle_deg, so3_exp
@@ -53,7 +53,7 @@ def test_the_pose_is_found_from_a_misplaced_hull() -> None:
     config = RegisterConfig(upright=24, tipped=4, free_rotations=40)
     shifted = instance((0.08, -0.05, 0.05))
     sweep = sweep_template(
-        Model(template()), VIEWS, shifted, last_rotation=np.eye(3), up=UP, config=config, rng=np.random.default_rng(0)
+        Model(template()), VIEWS, shifted, last_rotation=np.eye(3), up=UP, free=spins(config), config=config
     )
     assert sweep is not None and sweep.gain > 0.3
     scouted = scout_template(Model(template()), VIEWS, shifted, sweep, config=config)
@@ -68,7 +68,7 @@ def registered(thing: Gaussians, pose: np.ndarray, config: RegisterConfig = CHEA
     placed = thing.transformed(torch.as_tensor(pose, dtype=torch.float32))
     shots, model = views(placed), Model(thing)
     new = content(placed, shots)
-    sweep = sweep_template(model, shots, new, last_rotation=np.eye(3), up=UP, config=config, rng=np.random.default_rng(0))
+    sweep = sweep_template(model, shots, new, last_rotation=np.eye(3), up=UP, free=spins(config), config=config)
     assert sweep is not None
     found = register_template(model, shots, new, scout_template(model, shots, new, sweep, config=config), config=config)
     return compare_turns(model, shots, new, found, up=UP, config=config)
@@ -127,7 +127,7 @@ def test_outlines_are_centred_whatever_the_scale_of_the_scene() -> None:
 
 def test_an_object_that_no_photo_shows_has_no_sweep() -> None:
     away = replace(instance(), points=instance().points + [0, 0, 50.0], pixels=tuple(np.zeros_like(v.mask) for v in VIEWS))
-    assert sweep_template(Model(template()), VIEWS, away, last_rotation=np.eye(3), up=UP, rng=np.random.default_rng(0)) is None
+    assert sweep_template(Model(template()), VIEWS, away, last_rotation=np.eye(3), up=UP, free=spins(CHEAP)) is None
 
 
 @pytest.mark.parametrize(("depth", "count"), [(10.0, 3), (0.5, 0), (0.0, 0)])
@@ -143,7 +143,7 @@ def test_a_box_that_fell_on_any_of_its_sides_is_among_the_starts(yaw_deg: float,
     up, config = np.array([0.0, 0, 1]), RegisterConfig(free_rotations=0)
     means = box((0.1, 0.16, 0.3)).means.double().numpy()
     stood = standing(0, 0, stood_deg)[:3, :3]
-    starts = _start_rotations(means, stood, up, config, np.random.default_rng(0))
+    starts = _start_rotations(means, stood, up, spins(config), config)
     for axis in np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]):
         fallen = standing(0, 0, yaw_deg)[:3, :3] @ so3_exp(torch.as_tensor(axis * np.pi / 2)).numpy()
         assert min(rotation_angle_deg(s.T @ fallen) for s in starts) <= 180 / config.tipped + 2
