@@ -16,6 +16,7 @@ from ltgs.change.harmonise import ColourFit, HarmoniseConfig, fit_colour
 from ltgs.change.shade import ShadeConfig
 from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.gaussians import Gaussians
+from ltgs.core.parallel import in_parallel
 from ltgs.core.views import ComparedView
 from ltgs.imaging.boxes import Box, bounding_box, grown
 from ltgs.imaging.cues import residual_cues
@@ -128,11 +129,13 @@ def compare_altered(
         grounds: of every photo, with its noise.
     """
     config = config or CompareConfig()
-    out = []
-    for view, shot, ground in zip(views, shots, grounds, strict=True):
+
+    def again(photo: tuple[ComparedView, Shot, Ground]) -> ComparedView:
+        view, shot, ground = photo
         box = bounding_box(footprint(altered, shot.camera, backend=backend))
-        out.append(view if box is None else _compare_box(view, box, gaussians, expected, shot, ground, config, backend))
-    return out
+        return view if box is None else _compare_box(view, box, gaussians, expected, shot, ground, config, backend)
+
+    return in_parallel(again, list(zip(views, shots, grounds, strict=True)))
 
 
 def footprint(gaussians: Gaussians, camera: Camera, *, above: float = 0.0, backend: str = "auto") -> NDArray[np.bool_]:

@@ -264,10 +264,10 @@ def refine_visit(
             choice = replay[i][done[i] // 2 % len(replay[i])] if back else [(None, patch) for patch in fresh[i]]
             chosen.append((i, *choice[int(torch.randint(len(choice), (1,), generator=generator))]))
         # All of a round see the others as they stood before it, so that they may go at once.
-        for time in dict.fromkeys(time for _, time, _ in chosen):
-            for m in movables:
-                if time is None or time in m.item.past_poses:
-                    m.still(time)
+        times = dict.fromkeys(time for _, time, _ in chosen)
+        in_parallel(
+            lambda one: one[0].still(one[1]), [(m, t) for m in movables for t in times if t is None or t in m.item.past_poses]
+        )
         losses = in_parallel(descend, chosen)
         for turn in turned:
             i = turns[turn]

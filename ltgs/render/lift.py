@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.gaussians import Gaussians
+from ltgs.core.parallel import in_parallel
 from ltgs.render import render
 
 
@@ -33,15 +34,18 @@ def lift_to_gaussians(
     Reference: the gradient of sum_p c(p) f(p) with respect to a per-Gaussian feature f is exactly that sum.
     """
     frozen = gaussians.detach()
-    out = []
-    for index, (camera, image) in enumerate(zip(cameras, images, strict=True)):
+
+    def sums(index: int) -> Tensor:
+        camera, image = cameras[index], images[index]
         region = None if regions is None else torch.from_numpy(regions[index])
         channels = torch.from_numpy(np.concatenate([image, np.ones_like(image[..., :1])], -1).astype(np.float32))
         probe = torch.zeros(len(frozen), channels.shape[-1], requires_grad=True)
         shown = render(
             frozen, stack_cameras([camera]), backend=backend, features=probe, with_depth=False, region=region  # type: ignore[arg-type]
         )
-        out.append(torch.autograd.grad((shown.feature_image()[0] * channels).sum(), probe)[0])
+        return torch.autograd.grad((shown.feature_image()[0] * channels).sum(), probe)[0]
+
+    out = in_parallel(sums, range(len(cameras)))
     return torch.stack(out) if out else torch.zeros(0, len(frozen), 1)
 
 
