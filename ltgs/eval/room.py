@@ -16,7 +16,7 @@ from ltgs.errors import InputError
 from ltgs.eval.report import mean_metrics
 from ltgs.eval.room_cameras import localisation_figures
 from ltgs.eval.room_figures import forgetting, mean_known, picture_figures
-from ltgs.eval.room_images import MaskScore, RoomView, change_masks, heldout_views, region_psnr
+from ltgs.eval.room_images import MaskScore, RoomView, change_masks, heldout_views, placed_in, region_psnr
 from ltgs.eval.room_tracks import TrackReport, track_report
 from ltgs.eval.storage import VisitBytes, visit_bytes
 from ltgs.io.scene_store import SceneStore
@@ -68,15 +68,15 @@ def evaluate_room(
         InputError: the scene's photos are not those of the room.
     """
     room_from_scene = align_scene(scene, room)
-    scene_from_room = room_from_scene.inverse()
+    place = placed_in(scene, room_from_scene.inverse())
     chronology = scene.chronology
     alone = Chronology.initial(chronology.background)
     return RoomEvaluation(
         room, min(chronology.num_times, room.num_times),
         track_report(chronology, room, room_from_scene),
-        tuple(heldout_views(chronology, room, scene_from_room, backend=backend, progress=progress)),
-        tuple(heldout_views(alone, room, scene_from_room, backend=backend)),
-        tuple(change_masks(chronology, room, scene_from_room, backend=backend)),
+        tuple(heldout_views(chronology, room, place, backend=backend, progress=progress)),
+        tuple(heldout_views(alone, room, place, backend=backend)),
+        tuple(change_masks(chronology, room, place, backend=backend)),
         localisation_figures(scene, room, room_from_scene),
         light_report(chronology, room),
         tuple(float(sum(v.timing.values())) for v in scene.visits),

@@ -11,8 +11,7 @@ from ltgs.core.progress import Progress, silent
 from ltgs.data.rooms import Room
 from ltgs.eval.baselines import BaselineStates
 from ltgs.eval.report import mean_metrics
-from ltgs.eval.room_images import RoomView, heldout_views, object_region, region_psnr
-from ltgs.poses.gauge import Similarity
+from ltgs.eval.room_images import Place, RoomView, heldout_views, object_region, region_psnr
 
 Figures = dict[str, float | None]
 Optional = float | None
@@ -67,14 +66,14 @@ def forgetting(after: Sequence[RoomView], before: Sequence[RoomView]) -> Figures
 
 
 def baseline_figures(
-    states: BaselineStates, room: Room, scene_from_room: Similarity, *, backend: str = "auto", progress: Progress = silent
+    states: BaselineStates, room: Room, place: Place, *, backend: str = "auto", progress: Progress = silent
 ) -> Figures:
     """The pictures of a baseline measured as a chronology's are, and its cost per later visit.
 
     Its forgetting is that of the last scene, shown again at the first visit's held-out views.
     """
-    views = heldout_views(states, room, scene_from_room, backend=backend, progress=progress)
-    again = heldout_views(replace(states, states=(states.first_again,)), room, scene_from_room, backend=backend)
+    views = heldout_views(states, room, place, backend=backend, progress=progress)
+    again = heldout_views(replace(states, states=(states.first_again,)), room, place, backend=backend)
     return {
         **picture_figures(views, room, min(states.num_times, room.num_times)), **forgetting(again, views),
         "cpu_seconds_per_visit": mean_known(states.cpu_seconds[1:]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.chronology import Chronology, SceneState
 from ltgs.core.progress import Progress, ProgressEvent, silent
+from ltgs.core.scene import Scene
 from ltgs.data.rooms import Room, RoomPhoto
 from ltgs.eval.metrics import apply_colour, fit_colour, image_metrics
 from ltgs.io.images import read_photo
@@ -20,6 +21,7 @@ from ltgs.poses.gauge import Similarity
 from ltgs.render import render
 
 Mask = NDArray[np.bool_]
+Place = Callable[[RoomPhoto], Camera]
 
 
 class TimeStates(Protocol):
@@ -75,17 +77,29 @@ def object_region(object_id: int) -> str:
     return f"object {object_id}"
 
 
+def placed_in(scene: Scene, scene_from_room: Similarity) -> Place:
+    """Gives the camera of a room's photo in a scene, which may have been fitted to smaller photos."""
+    def place(photo: RoomPhoto) -> Camera:
+        return scene.sampled(replace(photo.camera, cam_from_world=scene_from_room.camera(photo.camera.cam_from_world)))
+
+    return place
+
+
 def heldout_views(
-    states: TimeStates, room: Room, scene_from_room: Similarity, *, backend: str = "auto", progress: Progress = silent
+    states: TimeStates, room: Room, place: Place, *, backend: str = "auto", progress: Progress = silent
 ) -> list[RoomView]:
-    """Render every held-out view of the room and compare it, in the visit's light."""
+    """Render every held-out view of the room and compare it, in the visit's light.
+
+    Args:
+        place: see `placed_in`.
+    """
     tests = [p for p in room.tests if p.time < states.num_times]
     views, state, at = [], None, -1
     for index, photo in enumerate(sorted(tests, key=lambda p: p.time)):
         if photo.time != at or state is None:
             at, state = photo.time, states.state_at(photo.time)
         truth = read_photo(photo.path).rgb.astype(np.float64) / 255
-        shown = _shown(state, _camera(photo, scene_from_room), backend)
+        shown = _shown(state, place(photo), backend)
         fitted = apply_colour(fit_colour(shown, truth), shown)
         errors = {
             k: (float(((shown - truth)[m] ** 2).sum()), float(((fitted - truth)[m] ** 2).sum()), 3 * int(m.sum()))
@@ -110,15 +124,19 @@ def _regions(room: Room, photo: RoomPhoto) -> dict[str, Mask]:
 
 
 def change_masks(
-    chronology: Chronology, room: Room, scene_from_room: Similarity, *, backend: str = "auto"
+    chronology: Chronology, room: Room, place: Place, *, backend: str = "auto"
 ) -> list[MaskScore]:
-    """What the events alter in each update photo since the visit before, against the truth."""
+    """What the events alter in each update photo since the visit before, against the truth.
+
+    Args:
+        place: see `placed_in`.
+    """
     out = []
     for photo in room.photos:
         truth = room.change_mask(photo.name, since_previous=True) if 0 < photo.time < chronology.num_times else None
         if truth is None:
             continue
-        camera = _camera(photo, scene_from_room)
+        camera = place(photo)
         predicted = predicted_change(chronology, photo.time, camera, backend=backend)
         expected = truth > 0
         out.append(MaskScore(
@@ -143,10 +161,6 @@ def _share(state: SceneState, ids: set[int], camera: Camera, backend: str) -> ND
     with torch.no_grad():
         out = render(state.gaussians, stack_cameras([camera]), backend=backend, features=own, with_depth=False)  # type: ignore[arg-type]
     return out.feature_image()[0, ..., 0].numpy()
-
-
-def _camera(photo: RoomPhoto, scene_from_room: Similarity) -> Camera:
-    return replace(photo.camera, cam_from_world=scene_from_room.camera(photo.camera.cam_from_world))
 
 
 def _shown(state: SceneState, camera: Camera, backend: str) -> NDArray[np.float64]:

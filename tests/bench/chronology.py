@@ -21,6 +21,7 @@ from ltgs.data.rooms import Room, read_room
 from ltgs.eval.baselines import BASELINES, BaselineConfig, run_baseline, stored_visits
 from ltgs.eval.room import RoomEvaluation, align_scene, evaluate_room, room_json, summary
 from ltgs.eval.room_figures import baseline_figures, difference
+from ltgs.eval.room_images import placed_in
 from ltgs.io.scene_store import SceneStore
 from tests.bench.first_visit import add_visits, copy_first_visit, reconstruct_first_visit
 from tests.bench.machine import machine
@@ -66,11 +67,11 @@ def make(room: Room, folder: Path, options: argparse.Namespace) -> SceneStore:
 def measure_baselines(store: SceneStore, scene: Scene, room: Room, names: list[str], config: BaselineConfig) -> dict[str, Row]:
     """Name of every baseline to its figures."""
     visits = stored_visits(store, scene)
-    scene_from_room = align_scene(scene, room).inverse()
+    place = placed_in(scene, align_scene(scene, room).inverse())
     out = {}
     for name in names:
         print(f"{room.root.name}: {name}", flush=True)
-        out[name] = dict(baseline_figures(run_baseline(name, visits, config=config), room, scene_from_room))
+        out[name] = dict(baseline_figures(run_baseline(name, visits, config=config), room, place))
     return out
 
 

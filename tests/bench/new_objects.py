@@ -28,7 +28,7 @@ from ltgs.core.progress import silent
 from ltgs.core.scene import Scene, VisitRecord
 from ltgs.data.rooms import Room, read_room
 from ltgs.eval.room import align_scene
-from ltgs.eval.room_images import heldout_views, region_psnr
+from ltgs.eval.room_images import heldout_views, placed_in, region_psnr
 from ltgs.io.scene_store import SceneStore
 from ltgs.pipeline import stages
 from ltgs.pipeline.config import RunConfig, load_config
@@ -70,7 +70,7 @@ def build(captures: VisitCaptures, decisions: Decisions, room: Room, stereo: boo
     chronology = _Update(captures)._refine(chronology, items, decisions.views)
     spent = time.process_time() - start
     shown = replace(room, tests=tuple(p for p in room.tests if p.time == captures.time))
-    views = heldout_views(chronology, shown, align_scene(captures.scene, room).inverse())
+    views = heldout_views(chronology, shown, placed_in(captures.scene, align_scene(captures.scene, room).inverse()))
     frame = float(np.mean([v.metrics["psnr"] for v in views]))
     changed = region_psnr(views, "changed", captures.time)["psnr"]
     return Row(room.name, captures.time, measure.method()["templates"], len(decisions.new), changed, frame, spent)

@@ -20,7 +20,7 @@ from ltgs.errors import InputError
 from ltgs.eval.room import align_scene, evaluate_room, light_report, room_json, room_rows, summary
 from ltgs.eval.room_cameras import localisation_figures
 from ltgs.eval.room_figures import forgetting, picture_figures
-from ltgs.eval.room_images import RoomView, object_region
+from ltgs.eval.room_images import RoomView, object_region, placed_in
 from ltgs.eval.room_tracks import track_report
 from ltgs.objects.register import axis_rotations
 from ltgs.poses.gauge import Similarity
@@ -207,3 +207,14 @@ def test_camera_errors_are_judged_by_their_covariance(room: Room) -> None:
 def extent(room: Room) -> float:
     centres = np.array([p.camera.center for p in room.photos if p.time == 0])
     return float(np.linalg.norm(centres - centres.mean(0), axis=1).max())
+
+
+def test_room_photos_larger_than_those_a_scene_was_fitted_to_are_drawn_as_such(room: Room) -> None:
+    full = scene(room, perfect(room))
+    first = full.visits[0]
+    small = tuple(replace(p, camera=p.camera.resized(p.camera.width // 2, p.camera.height // 2)) for p in first.photos if p.camera)
+    place = placed_in(replace(full, visits=(replace(first, photos=small), *full.visits[1:])), SCENE_FROM_ROOM)
+    photo = room.photos[0]
+    assert place(photo).sampling == pytest.approx(2.0) and place(photo).width == photo.camera.width
+    assert placed_in(full, SCENE_FROM_ROOM)(photo).sampling == pytest.approx(1.0)
+    np.testing.assert_allclose(place(photo).cam_from_world, SCENE_FROM_ROOM.camera(photo.camera.cam_from_world))
