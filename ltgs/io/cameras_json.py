@@ -9,7 +9,7 @@ from pathlib import Path
 from ltgs.core.cameras import Camera
 from ltgs.errors import FormatError, InputError
 from ltgs.io.atomic import explained, write_file
-from ltgs.io.camera_codec import decode_camera
+from ltgs.io.camera_codec import decode_camera, encode_camera
 from ltgs.io.colmap import find_colmap_model, read_colmap
 from ltgs.io.json_files import need, read_json
 from ltgs.io.posed import PosedPhoto
@@ -26,13 +26,8 @@ def write_cameras_json(path: Path | str, cameras: Sequence[Camera]) -> None:
         ValueError: a number is not finite.
     """
     path = Path(path)
-    entries = [
-        json.dumps({
-            "name": c.name, "time": int(c.time), "width": int(c.width), "height": int(c.height),
-            "K": c.K.tolist(), "cam_from_world": c.cam_from_world.tolist(),
-        }, allow_nan=False)
-        for c in cameras
-    ]
+    # The sampling belongs to the scene that was fitted to them, not to the photos.
+    entries = [json.dumps({k: v for k, v in encode_camera(c).items() if k != "sampling"}, allow_nan=False) for c in cameras]
     text = f'{{"convention": {json.dumps(_CONVENTION)},\n "cameras": [\n  ' + ",\n  ".join(entries) + "\n ]}\n"
     with explained("write", path, len(text)):
         write_file(path, text.encode())

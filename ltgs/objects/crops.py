@@ -179,9 +179,7 @@ def _towards(cam_from_object: Tensor) -> Tensor:
 
 def _foreign(crop: Crop, config: CostConfig) -> Tensor:
     """[h, w] how little the known scene fits the photo, up to 1; 1 where it covers nothing."""
-    square = (crop.shown - crop.photo).square().mean(-1)
-    misfit = square / (square + config.robust**2)
-    return torch.maximum((misfit / config.outline).clamp_max(1), 1 - crop.alpha[..., 0])
+    return torch.maximum((_misfit(crop.shown, crop.photo, config) / config.outline).clamp_max(1), 1 - crop.alpha[..., 0])
 
 
 @lru_cache(maxsize=16)
@@ -254,6 +252,12 @@ def centred_on_masks(
     return poses
 
 
+def _misfit(shown: Tensor, photo: Tensor, config: CostConfig) -> Tensor:
+    """[..., h, w] robust difference of two pictures, 0 to 1."""
+    square = (shown - photo).square().mean(-1)
+    return square / (square + config.robust**2)
+
+
 def _pixel_cost(lit: Tensor, alpha: Tensor, crop: Crop, config: CostConfig) -> Tensor:
     """[..., h, w] robust cost of an object's light over the known scene.
 
@@ -262,8 +266,7 @@ def _pixel_cost(lit: Tensor, alpha: Tensor, crop: Crop, config: CostConfig) -> T
     """
     unknown = (1 - alpha) * (1 - crop.alpha)
     shown = lit + (1 - alpha) * crop.alpha * crop.shown + unknown * crop.photo
-    square = (shown - crop.photo).square().mean(-1)
-    return square / (square + config.robust**2) + config.unknown_cost * unknown[..., 0]
+    return _misfit(shown, crop.photo, config) + config.unknown_cost * unknown[..., 0]
 
 
 def empty_cost(crops: Sequence[Crop], config: CostConfig) -> float:
