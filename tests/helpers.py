@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,17 @@ FAST = (
     "train.growth.start=20", "update.refine.steps=10", "update.sharpen.steps=10", "checkpoint_every=25", "train.device=cpu",
 )
 """Settings that make a run of the tiny capture take seconds, on the processor also where there is a card."""
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Torch may use so many threads meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

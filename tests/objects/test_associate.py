@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from helpers import threads
 from solids import FACES, at, box, standing
 from stage import CHEAP, UP, content, views
 
@@ -91,6 +92,21 @@ def test_similar_objects_that_changed_places_keep_their_identity(other: Gaussian
         pose, true = match.hypothesis.world_from_object, standing(*NOW[match.object_id])
         np.testing.assert_allclose(pose[:3, 3], true[:3, 3], atol=0.02)
         assert rotation_angle_deg(pose[:3, :3].T @ true[:3, :3]) < 8 and not match.turn_guessed
+
+
+def test_any_number_of_threads_finds_the_same_poses() -> None:
+    other = box(faces=OTHER_HUES, count=700)
+    things = [at(other, *NOW[2]), at(PRINTED, *NOW[1])]
+    shots = views(*things)
+    content_of = [content(t, shots) for t in things]
+    found = []
+    for count in (1, 2):
+        with threads(count):
+            found.append(matched(known(PRINTED, other), content_of, shots, PATIENT))
+    assert found[0].pairs == found[1].pairs and len(found[0].matches) == 2
+    for one, two in zip(found[0].matches, found[1].matches, strict=True):
+        np.testing.assert_array_equal(one.hypothesis.world_from_object, two.hypothesis.world_from_object)
+        np.testing.assert_array_equal(one.hypothesis.covariance, two.hypothesis.covariance)
 
 
 def test_a_pair_of_unlike_colours_is_not_tried_and_the_stranger_is_left() -> None:

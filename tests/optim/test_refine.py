@@ -13,7 +13,7 @@ from ltgs.core.sh import dc_to_rgb, rgb_to_dc
 from ltgs.optim.patch import Target
 from ltgs.optim.refine import Past, RefineConfig, RefineItem, _Movable, _schedule, refine_visit
 from ltgs.render import render
-from tests.helpers import _camera, _object, _place
+from tests.helpers import _camera, _object, _place, threads
 
 
 def item(gaussians: Gaussians, **changes) -> RefineItem:
@@ -60,6 +60,24 @@ def test_a_wrong_colour_is_mended_and_seeds_move_more_than_what_was_known() -> N
     assert after < 0.8 * before, "a view between the photos gets better"
     (same,) = refine_visit(place, [own], [], {})
     assert same is own, "without photos nothing is refined"
+
+
+def test_items_of_one_round_see_each_other_as_they_stood_before_it() -> None:
+    """So any number of threads, and any order of the items, gives the same bits."""
+    rng = np.random.default_rng(5)
+    place, things = _place(rng), [_object(rng, (0.2, 0.3, 0.25)), _object(rng, (0.0, 0.1, 0.25))]
+    both = Gaussians.concatenate([place, *(replace(t, sh=t.sh * 0.7) for t in things)])
+    now = [Target(_camera("n.png", 2, 0.15), photograph(both), np.eye(3, 4))]
+    items = [item(t, object_id=k, num_known=len(t), free_pose=True) for k, t in enumerate(things)]
+    out = []
+    for count, order in ((1, items), (2, items), (2, items[::-1])):
+        with threads(count):
+            out.append({i.object_id: i for i in refine_visit(place, order, now, {}, config=RefineConfig(steps=20))})
+    for other in out[1:]:
+        for k, own in out[0].items():
+            np.testing.assert_array_equal(own.pose_now, other[k].pose_now)
+            assert torch.equal(own.gaussians.means, other[k].gaussians.means) and torch.equal(own.gaussians.sh, other[k].gaussians.sh)
+    assert not np.array_equal(out[0][0].pose_now, items[0].pose_now)
 
 
 def test_what_an_earlier_visit_showed_is_not_forgotten() -> None:

@@ -14,6 +14,7 @@ from ltgs.core.cameras import Cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.native import available_isas
 from ltgs.render import render
+from tests.helpers import threads
 from tests.render.scenes import as_float32, as_float64, random_cameras, random_gaussians
 from tests.render.test_against_reference import relative_error
 
@@ -38,10 +39,9 @@ def agree(gaussians: Gaussians, cameras: Cameras, limit: float = 5e-6) -> None:
 def test_any_number_of_threads_gives_the_same_bits(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LTGS_ISA", isa)
     gaussians, cameras = scene(1, 3000, 2, 80, 60)
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
+    results = []
+    for count in (1, 2, 3):
+        with threads(count):
             posed = replace(cameras, cam_from_world=cameras.cam_from_world.clone().requires_grad_())
             leaf, leaves = with_grad(gaussians)
             features = torch.ones(3000, 2, requires_grad=True)
@@ -50,8 +50,6 @@ def test_any_number_of_threads_gives_the_same_bits(isa: str, monkeypatch: pytest
             (out.rgb.square().sum() + out.depth.sum() + out.features.square().sum()).backward()
             grads = [posed.cam_from_world.grad, features.grad, *(v.grad for v in leaves.values())]
             results.append([out.rgb, out.depth, out.features, *grads])
-    finally:
-        torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True) if a is not None and b is not None)
 

@@ -10,6 +10,7 @@ import torch
 from ltgs.core.gaussians import Gaussians
 from ltgs.native import available_isas
 from ltgs.render import gaussian_weights, render, top_contributors
+from tests.helpers import threads
 from tests.render.scenes import as_float32, as_float64, random_cameras, random_gaussians
 from tests.render.test_against_reference import relative_error
 
@@ -57,13 +58,10 @@ def test_occlusion_decides_and_nothing_is_minus_one(front: float, strongest: int
 def test_queries_do_not_depend_on_the_number_of_threads(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LTGS_ISA", isa)
     gaussians, cameras = as_float32(random_gaussians(3, 2000, 0), random_cameras(3, 1, 80, 60))
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
+    results = []
+    for count in (1, 3):
+        with threads(count):
             results.append([gaussian_weights(gaussians, cameras), *top_contributors(gaussians, cameras)])
-    finally:
-        torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
