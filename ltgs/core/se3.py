@@ -103,6 +103,12 @@ def rotation_angle_deg(rotation: Array) -> float:
     return float(np.degrees(np.linalg.norm(so3_log(rotation))))
 
 
+def axis_rotations(axis: Array, count: int) -> Array:
+    """[count, 3, 3] rotations about a unit axis [3], evenly spaced."""
+    angles = torch.arange(count, dtype=torch.float64) * (2 * np.pi / count)
+    return so3_exp(angles[:, None] * torch.as_tensor(axis)).numpy()
+
+
 def invert_rigid(b_from_a: Array) -> Array:
     """Inverse of [..., 4, 4] rigid transforms (numpy)."""
     m = np.asarray(b_from_a, dtype=np.float64)

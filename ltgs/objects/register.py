@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ltgs.core.se3 import make_rigid, rotation_angle_deg, se3_exp, so3_exp
+from ltgs.core.se3 import axis_rotations, make_rigid, rotation_angle_deg, so3_exp
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model
 from ltgs.objects.crops import CostConfig, Crop, centred_on_masks, empty_cost, make_crops, pose_costs, unseen_share
@@ -41,8 +41,8 @@ class RegisterConfig:
     most_unseen: float = 0.9
     """The turn of a pose that shows more than this of sides which no photo had seen is a guess: so had two of three wrong turns, and one of
     eleven right ones."""
-    num_turned: int = 3
-    """Best of these turns that are refined as well."""
+    num_turned: int = 8
+    """Best of these turns that are scouted as well."""
     coarse_px: int = 40
     """Longer side of the crops of the coarse sweep, pixels."""
     fine_px: int = 96
@@ -75,14 +75,6 @@ class RegisterConfig:
     """What an object stands on that a single photo shows."""
     symmetry_tie: float = 1.10
     """A refined pose whose cost is within this factor of the best but turned by more than 20 degrees marks a symmetry."""
-
-
-def axis_rotations(axis: Array, count: int) -> Array:
-    """[count, 3, 3] rotations about a unit axis, evenly spaced."""
-    angles = torch.arange(count, dtype=torch.float64) * (2 * np.pi / count)
-    xi = torch.zeros(count, 6, dtype=torch.float64)
-    xi[:, 3:] = angles[:, None] * torch.as_tensor(axis)
-    return se3_exp(xi)[:, :3, :3].numpy()
 
 
 @dataclass(frozen=True)
@@ -151,15 +143,10 @@ def scout_template(
 ) -> Sweep:
     """The best poses of a sweep, refined a little: whether an object can be at an instance shows here already."""
     config, model = config or RegisterConfig(), model.plain
-    coarse, crops = (make_crops(views, instance, model.radius, px, config.cost.margin) for px in (config.coarse_px, config.scout_px))
-    stand = _stand(model, views, instance, config)
+    coarse, crops = _searched(model, views, instance, config)
     first = np.argsort(sweep.costs, kind="stable")[: config.num_eased]
-    eased = _refine(model, sweep.starts[first], coarse, config.ease_steps, config, backend, stand)
-    starts, costs = np.array([pose for pose, _ in eased]), np.array([cost for _, cost in eased])
-    picks = _spread_best(starts, costs, config.num_scouted)
-    found = _refine(model, starts[picks], crops, config.scout_steps[0], config, backend, stand)
-    hopeful = np.array([pose for pose, _ in found[: config.num_hopeful]])
-    found = _refine(model, hopeful, crops, config.scout_steps[1], config, backend, stand)
+    stand = _stand(model, views, instance, config)
+    found = _scouted(model, sweep.starts[first], coarse, crops, stand, config.num_scouted, config, backend)
     return Sweep(np.array([p for p, _ in found]), np.array([c for _, c in found]), empty_cost(crops, config.cost))
 
 
@@ -195,17 +182,16 @@ def compare_turns(
     Only here sides that no photo has seen are excused: in a wider search they would fit many places.
     """
     config = config or RegisterConfig()
-    scout = make_crops(views, instance, model.radius, config.scout_px, config.cost.margin)
+    coarse, scout = _searched(model, views, instance, config)
     fine = make_crops(views, instance, model.radius, config.fine_px, config.cost.margin)
     best = found.world_from_object
     turns = _turns(model, best, up, scout, config, backend)
     apart = np.array([rotation_angle_deg(p[:3, :3].T @ best[:3, :3]) > 12 for p in turns.starts])
     starts, costs = turns.starts[apart], turns.costs[apart]
-    turned = starts[_spread_best(starts, costs, config.num_turned, apart_deg=15.0)]
     stand = _stand(model, views, instance, config)
-    scouted = _refine(model, turned, scout, sum(config.scout_steps), config, backend, stand)
+    scouted = _scouted(model, starts, coarse, scout, stand, config.num_turned, config, backend, apart_deg=15.0)
     known = _excused(model, found.ranked, up, fine, config, backend)
-    last = [pose for pose, _ in scouted[:2]] + ([known[0][0]] if model.sides is not None else [])
+    last = [pose for pose, _ in scouted[: config.num_refined]] + ([known[0][0]] if model.sides is not None else [])
     final = _refine(model, np.array(last), fine, config.steps, config, backend, stand)
     ranked = sorted([*known, *final], key=lambda r: r[1])
     # How fast the cost rises along the turns says how well the photos tell them apart; refined, all would cost a little less.
@@ -330,9 +316,11 @@ def _turns(model: Model, pose: Array, up: Array, crops: Sequence[Crop], config: 
     with torch.no_grad():
         at = centred_on_masks(model, starts, crops, middle=torch.as_tensor(middle, dtype=torch.float32), backend=backend, rounds=1)
         # Centring helps turns whose outline differs; where the mask is cut off it harms.
-        both = torch.cat([at, starts])
-        costs = pose_costs(model, both, crops, config.cost, backend).double().numpy()
-    return Sweep(both.double().numpy(), costs, empty_cost(crops, config.cost))
+        both = torch.stack([at, starts])
+        costs = pose_costs(model, both.flatten(0, 1), crops, config.cost, backend).reshape(len(both), -1)
+        lowest, which = costs.min(0)
+    better = both[which, torch.arange(len(starts))]
+    return Sweep(better.double().numpy(), lowest.double().numpy(), empty_cost(crops, config.cost))
 
 
 def _spread_best(poses: Array, costs: Array, count: int, *, apart_deg: float = 20.0) -> list[int]:
@@ -344,6 +332,27 @@ def _spread_best(poses: Array, costs: Array, count: int, *, apart_deg: float = 2
         if len(kept) == count:
             break
     return kept
+
+
+def _searched(model: Model, views: Sequence[ComparedView], instance: HullInstance, config: RegisterConfig) -> tuple[list[Crop], list[Crop]]:
+    """The crops of the coarse sweep and of the scouts."""
+    coarse, scout = (make_crops(views, instance, model.radius, px, config.cost.margin) for px in (config.coarse_px, config.scout_px))
+    return coarse, scout
+
+
+def _scouted(
+    model: Model, starts: Array, coarse: Sequence[Crop], crops: Sequence[Crop], stand: Stand | None, count: int, config: RegisterConfig,
+    backend: str, *, apart_deg: float = 20.0,
+) -> list[tuple[Array, float]]:
+    """The hopeful ones of some poses [P, 4, 4], and their costs, best first: all are eased, the best `count` of them refined a little."""
+    if len(starts) == 0:
+        return []
+    eased = _refine(model, starts, coarse, config.ease_steps, config, backend, stand)
+    poses, costs = np.array([pose for pose, _ in eased]), np.array([cost for _, cost in eased])
+    picks = _spread_best(poses, costs, count, apart_deg=apart_deg)
+    found = _refine(model, poses[picks], crops, config.scout_steps[0], config, backend, stand)
+    hopeful = np.array([pose for pose, _ in found[: config.num_hopeful]])
+    return _refine(model, hopeful, crops, config.scout_steps[1], config, backend, stand)
 
 
 def _stand(model: Model, views: Sequence[ComparedView], instance: HullInstance, config: RegisterConfig) -> Stand | None:

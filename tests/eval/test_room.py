@@ -14,7 +14,7 @@ from ltgs.core.edits import split_object
 from ltgs.core.events import derive_events
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.scene import PhotoRecord, Scene, VisitRecord
-from ltgs.core.se3 import make_rigid
+from ltgs.core.se3 import axis_rotations, make_rigid
 from ltgs.data.rooms import Room, read_room
 from ltgs.errors import InputError
 from ltgs.eval.room import align_scene, evaluate_room, light_report, room_json, room_rows, summary
@@ -22,7 +22,6 @@ from ltgs.eval.room_cameras import localisation_figures
 from ltgs.eval.room_figures import forgetting, picture_figures
 from ltgs.eval.room_images import RoomView, object_region, placed_in
 from ltgs.eval.room_tracks import track_report
-from ltgs.objects.register import axis_rotations
 from ltgs.poses.gauge import Similarity
 
 SAMPLE = Path(__file__).resolve().parents[2] / "datasets" / "sample_room"

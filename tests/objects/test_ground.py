@@ -11,12 +11,12 @@ from stage import CHEAP, EYES, HEIGHT, UP, WIDTH, camera, content, spins, view
 from test_hull import view_of_spheres
 from test_register import template
 
-from ltgs.core.se3 import make_rigid, rotation_angle_deg
+from ltgs.core.se3 import axis_rotations, make_rigid, rotation_angle_deg
 from ltgs.core.views import ComparedView
 from ltgs.objects.backing import Model
 from ltgs.objects.ground import Stand, base_points, ground_beneath, grounded
 from ltgs.objects.hull import HullInstance, hull_instances
-from ltgs.objects.register import PoseHypothesis, axis_rotations, register_template, scout_template, sweep_template
+from ltgs.objects.register import PoseHypothesis, register_template, scout_template, sweep_template
 
 SPHERE = ((0.2, -0.1, 0.15), 0.15)
 SHOT = view_of_spheres((2.0, 0.2, 1.5), [SPHERE])

@@ -11,7 +11,7 @@ from solids import ball, box, cylinder, gaussians, standing
 from stage import CHEAP, HEIGHT, UP, WIDTH, content, spins, views
 
 from ltgs.core.gaussians import Gaussians
-from ltgs.core.se3 import make_rigid, rotation_angle_deg, so3_exp
+from ltgs.core.se3 import axis_rotations, make_rigid, rotation_angle_deg, so3_exp
 from ltgs.objects.backing import Model
 from ltgs.objects.crops import centred_on_masks, make_crops
 from ltgs.objects.hull import HullInstance, seen_empty
@@ -19,7 +19,6 @@ from ltgs.objects.register import (
     PoseHypothesis,
     RegisterConfig,
     _start_rotations,
-    axis_rotations,
     compare_turns,
     register_template,
     scout_template,

@@ -12,10 +12,10 @@ from stage import CHEAP, UP, content, views
 
 from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.gaussians import Gaussians
-from ltgs.core.se3 import make_rigid, rotation_angle_deg
+from ltgs.core.se3 import axis_rotations, make_rigid, rotation_angle_deg
 from ltgs.objects.backing import Model
 from ltgs.objects.hypothesis import PoseHypothesis
-from ltgs.objects.register import axis_rotations, compare_turns
+from ltgs.objects.register import compare_turns
 from ltgs.objects.sides import Sighting, seen_sides, unseen
 from ltgs.render import render
 
