@@ -13,12 +13,13 @@ from stage import CHEAP, HEIGHT, UP, WIDTH, content, spins, views
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.se3 import axis_rotations, make_rigid, rotation_angle_deg, so3_exp
 from ltgs.objects.backing import Model
-from ltgs.objects.crops import centred_on_masks, make_crops
+from ltgs.objects.crops import centred_on_masks, make_crops, pose_costs
 from ltgs.objects.hull import HullInstance, seen_empty
 from ltgs.objects.register import (
     PoseHypothesis,
     RegisterConfig,
     _start_rotations,
+    _turns,
     compare_turns,
     register_template,
     scout_template,
@@ -101,6 +102,30 @@ def test_a_plain_ball_is_found_and_how_it_lies_is_not_known() -> None:
     found = registered(ball(), true)
     np.testing.assert_allclose(found.world_from_object[:3, 3], true[:3, 3], atol=0.01)
     assert found.ambiguous and np.degrees(np.sqrt(np.trace(found.covariance[3:, 3:]))) > 60
+
+
+@pytest.mark.parametrize("thing", [template(), cylinder(np.array([0.9, 0.8, 0.1]))], ids=["L", "marked cylinder"])
+def test_a_wrong_turn_beside_the_right_place_becomes_the_right_one(thing: Gaussians) -> None:
+    true = standing(0.2, -0.1, 70)
+    placed, model = thing.transformed(torch.as_tensor(true, dtype=torch.float32)), Model(thing)
+    shots = views(placed)
+    wrong = true.copy()
+    wrong[:3, :3] = axis_rotations(UP, 12)[5] @ true[:3, :3]
+    wrong[:3, 3] += np.array([0.5, 0.4, 0.0]) * model.radius
+    start = PoseHypothesis(wrong, 0.3, 0.5, np.eye(6), False, ((wrong, 0.3),))
+    found = compare_turns(model, shots, content(placed, shots), start, up=UP, config=replace(CHEAP, num_turned=4))
+    assert rotation_angle_deg(found.world_from_object[:3, :3].T @ true[:3, :3]) < 5
+    np.testing.assert_allclose(found.world_from_object[:3, 3], true[:3, 3], atol=0.02)
+
+
+def test_of_every_turn_the_better_of_centred_and_not_is_kept() -> None:
+    crops, config = make_crops(VIEWS, instance(), 0.3, 40, 0.35), RegisterConfig(turns=8)
+    start = TRUE.copy()
+    start[:3, 3] += [0.1, 0.05, -0.08]
+    turns = _turns(Model(template()), start, UP, crops, config, "auto")
+    assert turns.costs.shape == turns.starts.shape[:1] == (16,), "about the vertical, and about the long axis on which it lies"
+    plain = pose_costs(Model(template()), torch.as_tensor(start, dtype=torch.float32)[None], crops, config.cost, "auto")
+    assert turns.costs[0] < 0.7 * float(plain), "centred it explains more"
 
 
 @pytest.mark.parametrize("yaw", [35, 250])
