@@ -140,6 +140,6 @@ def test_core_is_pure() -> None:
     for path in (REPOSITORY / "ltgs" / "core").glob("*.py"):
         for module, line in imports(path):
             assert module.split(".")[0] not in ("logging", "os", "io", "json", "yaml", "cv2"), f"{relative(path)}:{line}: {module}"
-            allowed = ("__future__", "collections", "concurrent", "dataclasses", "datetime", "enum", "functools", "math", "pathlib", "typing",
-                       "numpy", "torch", "ltgs")
+            allowed = ("__future__", "collections", "concurrent", "dataclasses", "datetime", "enum", "functools", "math", "pathlib",
+                       "typing", "numpy", "torch", "ltgs")
             assert module.split(".")[0] in allowed, f"{relative(path)}:{line}: {module}"
