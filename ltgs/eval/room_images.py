@@ -22,6 +22,7 @@ from ltgs.render import render
 
 Mask = NDArray[np.bool_]
 Place = Callable[[RoomPhoto], Camera]
+"""Gives the camera of a room's photo in a scene, see `placed_in`."""
 
 
 class TimeStates(Protocol):
@@ -78,7 +79,7 @@ def object_region(object_id: int) -> str:
 
 
 def placed_in(scene: Scene, scene_from_room: Similarity) -> Place:
-    """Gives the camera of a room's photo in a scene, which may have been fitted to smaller photos."""
+    """The room's cameras in a scene, which may have been fitted to smaller photos."""
     def place(photo: RoomPhoto) -> Camera:
         return scene.sampled(replace(photo.camera, cam_from_world=scene_from_room.camera(photo.camera.cam_from_world)))
 
@@ -88,11 +89,7 @@ def placed_in(scene: Scene, scene_from_room: Similarity) -> Place:
 def heldout_views(
     states: TimeStates, room: Room, place: Place, *, backend: str = "auto", progress: Progress = silent
 ) -> list[RoomView]:
-    """Render every held-out view of the room and compare it, in the visit's light.
-
-    Args:
-        place: see `placed_in`.
-    """
+    """Render every held-out view of the room and compare it, in the visit's light."""
     tests = [p for p in room.tests if p.time < states.num_times]
     views, state, at = [], None, -1
     for index, photo in enumerate(sorted(tests, key=lambda p: p.time)):
@@ -126,11 +123,7 @@ def _regions(room: Room, photo: RoomPhoto) -> dict[str, Mask]:
 def change_masks(
     chronology: Chronology, room: Room, place: Place, *, backend: str = "auto"
 ) -> list[MaskScore]:
-    """What the events alter in each update photo since the visit before, against the truth.
-
-    Args:
-        place: see `placed_in`.
-    """
+    """What the events alter in each update photo since the visit before, against the truth."""
     out = []
     for photo in room.photos:
         truth = room.change_mask(photo.name, since_previous=True) if 0 < photo.time < chronology.num_times else None

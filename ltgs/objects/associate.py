@@ -127,9 +127,10 @@ def match_instances(
         the matches, and the indices of instances that no known object explains.
     """
     ids = sorted(known)
-    alike = _likenesses([known[k] for k in ids], instances, views, up, backend)
+    candidates = [known[k] for k in ids]
+    alike = _likenesses(candidates, instances, views, up, backend)
     bonus = {pair: config.likeness_weight * (like - config.alike[0]) for pair, like in alike.items()}
-    search = _Search([known[k] for k in ids], instances, views, up, config, register, backend)
+    search = _Search(candidates, instances, views, up, config, register, backend)
     sweeps = search.sweep([
         (row, column) for row in range(len(ids)) for column in range(len(instances))
         if search.fits(row, column) and alike.get((row, column), 1.0) >= config.unlike
@@ -141,7 +142,7 @@ def match_instances(
     promising = sorted(_promising(worth, config.scout_floor, config.sweep_slack), key=lambda pair: -worth[pair])
     needed = {pair: _needed(alike.get(pair), config, single=len(views) == 1) for pair in promising}
     found = search.refine(promising, scouts, worth, needed, bonus)
-    hypotheses = {pair: found[pair][0] for pair in promising if pair in found}
+    hypotheses = {pair: hypothesis for pair, (hypothesis, _) in found.items()}
     values = np.zeros((len(ids), len(instances)))
     for (row, column), (hypothesis, value) in found.items():
         values[row, column] = value
@@ -156,8 +157,7 @@ def match_instances(
     hypotheses |= search.turn(chosen, hypotheses)
     matches = [search.match(ids[row], (row, column), hypotheses[row, column]) for row, column in chosen]
     if record is not None:
-        tried = {pair: needed[pair] for pair in hypotheses}
-        record.pairs(ids, instances, {k: s.gain for k, s in sweeps.items()}, hypotheses, chosen, tried)
+        record.pairs(ids, instances, {k: s.gain for k, s in sweeps.items()}, hypotheses, chosen, needed)
     taken = {column for _, column in chosen}
     return matches, [i for i in range(len(instances)) if i not in taken]
 

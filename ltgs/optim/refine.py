@@ -6,6 +6,7 @@ Every step renders one crop around one item, so that the cost follows the size o
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -242,39 +243,39 @@ def refine_visit(
     movables = [_Movable(item, past, config) for item in items]
     fresh = [_patches(m, m.item.pose_now, now, frozen, config, backend) for m in movables]
     replay = [_replay(m, past, config, backend) for m in movables]
-    turns = [i for i, own in enumerate(fresh) if own]
+    seen = [i for i, own in enumerate(fresh) if own]
     generator = torch.Generator().manual_seed(seed)
-    schedule = _schedule([movables[i].item for i in turns], config)
-    done, shares = [0] * len(movables), [sum(turn in turned for turned in schedule) for turn in range(len(turns))]
+    rounds = [[seen[k] for k in turn] for turn in _schedule([movables[i].item for i in seen], config)]
+    done, shares = [0] * len(movables), Counter(i for turn in rounds for i in turn)
+
+    def others(i: int, time: int | None) -> list[_Movable]:
+        return [m for k, m in enumerate(movables) if k != i and (time is None or time in m.item.past_poses)]
 
     def descend(chosen: tuple[int, int | None, Patch]) -> float:
         i, time, patch = chosen
-        others = [m.still(time) for m in movables if m is not movables[i] and (time is None or time in m.item.past_poses)]
-        loss = patch.loss([*others, movables[i].placed(time)], config.ssim_weight, backend)
+        parts = [m.still(time) for m in others(i, time)]
+        loss = patch.loss([*parts, movables[i].placed(time)], config.ssim_weight, backend)
         if time is None:
             loss = loss + movables[i].pull(config)
         if loss.requires_grad:
             loss.backward()
         return float(loss.detach())
 
-    for number, turned in enumerate(schedule):
+    for number, turn in enumerate(rounds):
         chosen = []
-        for i in (turns[turn] for turn in turned):
+        for i in turn:
             back = bool(replay[i]) and done[i] % 2 == 1
             choice = replay[i][done[i] // 2 % len(replay[i])] if back else [(None, patch) for patch in fresh[i]]
             chosen.append((i, *choice[int(torch.randint(len(choice), (1,), generator=generator))]))
         # All of a round see the others as they stood before it, so that they may go at once.
-        times = dict.fromkeys(time for _, time, _ in chosen)
-        in_parallel(
-            lambda one: one[0].still(one[1]), [(m, t) for m in movables for t in times if t is None or t in m.item.past_poses]
-        )
+        drawn = list(dict.fromkeys((m, time) for i, time, _ in chosen for m in others(i, time)))
+        in_parallel(lambda one: one[0].still(one[1]), drawn)
         losses = in_parallel(descend, chosen)
-        for turn in turned:
-            i = turns[turn]
+        for i in turn:
             done[i] += 1
-            movables[i].step(done[i] / shares[turn])
+            movables[i].step(done[i] / shares[i])
         if number % 10 == 0:
-            progress(ProgressEvent("refine", number, len(schedule), figures={"loss": sum(losses) / len(losses)}))
+            progress(ProgressEvent("refine", number, len(rounds), figures={"loss": sum(losses) / len(losses)}))
     return [m.result(config) for m in movables]
 
 

@@ -35,9 +35,9 @@ def lift_to_gaussians(
     """
     frozen = gaussians.detach()
 
-    def sums(index: int) -> Tensor:
-        camera, image = cameras[index], images[index]
-        region = None if regions is None else torch.from_numpy(regions[index])
+    def sums(photo: tuple[Camera, NDArray[np.float32], NDArray[np.bool_] | None]) -> Tensor:
+        camera, image, wanted = photo
+        region = None if wanted is None else torch.from_numpy(wanted)
         channels = torch.from_numpy(np.concatenate([image, np.ones_like(image[..., :1])], -1).astype(np.float32))
         probe = torch.zeros(len(frozen), channels.shape[-1], requires_grad=True)
         shown = render(
@@ -45,7 +45,8 @@ def lift_to_gaussians(
         )
         return torch.autograd.grad((shown.feature_image()[0] * channels).sum(), probe)[0]
 
-    out = in_parallel(sums, range(len(cameras)))
+    photos = zip(cameras, images, [None] * len(cameras) if regions is None else regions, strict=True)
+    out = in_parallel(sums, list(photos))
     return torch.stack(out) if out else torch.zeros(0, len(frozen), 1)
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import helpers
 import pytest
 import torch
 
@@ -15,11 +16,9 @@ from ltgs.core.parallel import in_parallel
 @pytest.fixture(autouse=True, params=[1, 2])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """How many threads torch may use in a test, and whether it may use as many afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    assert torch.get_num_threads() == request.param
-    torch.set_num_threads(before)
+    with helpers.threads(request.param):
+        yield request.param
+        assert torch.get_num_threads() == request.param
 
 
 def test_results_come_in_order_whatever_the_number_of_threads() -> None:
@@ -38,7 +37,7 @@ def test_pieces_run_at_the_same_time(threads: int) -> None:
     if threads < 2:
         pytest.skip("needs two threads")
     both = threading.Barrier(2, timeout=30)
-    in_parallel(lambda _: both.wait(), range(2))
+    assert sorted(in_parallel(lambda _: both.wait(), range(2))) == [0, 1], "both arrived"
 
 
 def test_a_failure_is_raised_and_the_rest_is_left_out(threads: int) -> None:
