@@ -173,12 +173,12 @@ class _Insertion:
         """A surface that the inserted visit revealed or completed: shown while its word counts; other visits have their own."""
         new = self.updated.chronology
         members = new.members_of(k)
-        if new.templates[k].footing_of:
-            # It left with its object; at all other times the very Gaussians of the background are shown.
-            footing = replace(
-                new.templates[k].of(new.background[members]), surface_parts={}, footing_of=self.names[new.templates[k].footing_of]
+        if new.tracks[k].presence[self.time] == Presence.ABSENT:
+            # It left with its object, or was in the photos' way; at all other times the very Gaussians of the background are shown.
+            left = replace(
+                new.templates[k].of(new.background[members]), surface_parts={}, footing_of=self.names.get(new.templates[k].footing_of, 0)
             )
-            self._show(self.names[k], footing, set(range(len(self.visits))) - {self.time})
+            self._show(self.names[k], left, set(range(len(self.visits))) - {self.time})
             return
         times = {self.time} if len(members) else {self.time, *open_times}
         self._show(self.names[k], replace(new.templates[k], members=None), times)

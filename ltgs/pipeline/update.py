@@ -27,6 +27,7 @@ from ltgs.pipeline.update_captures import PhotosAt, VisitCaptures
 from ltgs.pipeline.update_complete import complete_visit
 from ltgs.pipeline.update_config import UpdateConfig
 from ltgs.pipeline.update_decide import Decider
+from ltgs.pipeline.update_haze import before_visit, haze_until_now
 from ltgs.pipeline.update_parts import drawn_without, fit_quality, own_exposures
 from ltgs.pipeline.update_residuals import with_residuals
 from ltgs.pipeline.update_review import review
@@ -137,6 +138,7 @@ class _Update:
             chronology = with_residuals(chronology, self.visit.in_light(chronology, views), backend=self.visit.backend)
         after = self.visit.compare_final(chronology)
         visit = self.visit
+        chronology = haze_until_now(chronology, visit.scene.chronology)
         return VisitUpdate(
             chronology, own_exposures(visit.fits, chronology.appearance[-1]), fit_quality(before, after),
             visit.learned.method(_method(len(after))) | measure.method(), tuple(visit.undecided), visit.timing, tuple(before), tuple(after),
@@ -238,6 +240,6 @@ def compare_again(
     backend: str = "auto",
 ) -> tuple[list[ComparedView], list[ComparedView]]:
     """A stored visit's photos against the scene of the visit before, and against that of the visit, as the update compared them."""
-    past = replace(scene, chronology=scene.chronology.until(time), visits=scene.visits[:time])
+    past = replace(scene, chronology=before_visit(scene.chronology, time), visits=scene.visits[:time])
     visit = VisitCaptures(past, photos, replay, config, backend, 0, silent)
     return visit.before(), visit.compare_final(scene.chronology)

@@ -36,6 +36,7 @@ from ltgs.optim.initialize import TrainingPhoto
 from ltgs.optim.patch import Target
 from ltgs.optim.sharpen import sharpen
 from ltgs.pipeline.update_config import UpdateConfig
+from ltgs.pipeline.update_haze import without_haze
 from ltgs.pipeline.update_learned import Learned
 from ltgs.pipeline.update_parts import Cutting
 from ltgs.pipeline.update_residuals import UNSURE, expected_residuals
@@ -56,11 +57,11 @@ class VisitCaptures:
         backend: str, seed: int, progress: Progress, stored: PhotosAt | None = None,
     ) -> None:
         self.scene, self.backend, self.seed, self.progress = scene, backend, seed, progress
-        self.old = scene.chronology
+        self.shots = [Shot(p.camera, p.rgb.astype(np.float32) / np.float32(255)) for p in photos]
+        self.old = without_haze(scene, self.shots, config=config.haze, compare=config.compare, backend=backend)
         self.first = self.old.state_at(0).gaussians.detach()
         self.config = config.for_scene(self._in_frame())
         self.time = self.old.num_times
-        self.shots = [Shot(p.camera, p.rgb.astype(np.float32) / np.float32(255)) for p in photos]
         self.record = DecisionRecorder([p.camera for p in photos])
         self.replay, self.stored = list(replay), stored
         self.rng = np.random.default_rng(seed + 7919 * self.time)

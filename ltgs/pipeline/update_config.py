@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ltgs.change.compare import CompareConfig
+from ltgs.change.haze import HazeConfig
 from ltgs.change.learned import LearnedConfig
 from ltgs.change.light import LightConfig
 from ltgs.change.relight import RelightConfig
@@ -31,6 +32,7 @@ class UpdateConfig:
     """Everything an update does; one configuration for all scenes."""
 
     compare: CompareConfig = field(default_factory=CompareConfig)
+    haze: HazeConfig = field(default_factory=HazeConfig)
     carve: CarveConfig = field(default_factory=CarveConfig)
     hull: HullConfig = field(default_factory=HullConfig)
     split: SplitConfig = field(default_factory=SplitConfig)

@@ -187,6 +187,19 @@ def test_page_of_a_light_only_visit(store: SceneStore, tmp_path: Path):
     assert len({s for s in page.all("src") if s.startswith("pictures/p")}) == 12 and "Scores were not recorded" not in page.words
 
 
+def test_page_of_a_visit_whose_photos_looked_through_haze(store: SceneStore, tmp_path: Path):
+    base = _moved()
+    members = torch.arange(7)
+    away = ObjectTrack.start(3, 0, np.eye(4)).extended(Presence.ABSENT)
+    hazed = replace(
+        base, lifted=members, templates={**base.templates, 3: Template(3, "surface", base.background[members], 0, members=members)},
+        tracks={**base.tracks, 3: away},
+    )
+    page = _explained(store, _scene(store, hazed), tmp_path / "hazed")
+    assert "7 Gaussians of the first visit were haze before these photos" in page.words
+    assert "haze" not in _explained(store, _scene(store, base), tmp_path / "clear").words
+
+
 def test_page_of_a_visit_of_an_older_version(store: SceneStore, tmp_path: Path):
     page = _explained(store, _scene(store, _moved(), recorded=False), tmp_path)
     assert "Scores were not recorded" in page.words and "Object 1 moved" in page.words

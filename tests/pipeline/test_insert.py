@@ -278,6 +278,19 @@ def test_floor_that_lay_in_the_shadow_of_something_is_away_at_the_inserted_visit
     assert [t.footing_of for t in joined.chronology.templates.values() if t.footing_of] == [5]
 
 
+def test_haze_before_the_photos_of_the_inserted_visit_is_away_there_only() -> None:
+    whole = scene_of(timeline((2, 3, 4)))
+    members = torch.arange(24, 28)
+    haze = whole.chronology.background[members]
+    new = {
+        5: (Template(5, "surface", haze, 0, members=members), track(5, [PRESENT, PRESENT, ABSENT], [np.eye(4), np.eye(4), None]))
+    }
+    joined, _ = insert_visit(whole, updated(whole, 2, new=new, lifted=members), 2)
+    assert_others_look_the_same(whole, joined, 2)
+    here = joined.chronology.state_at(2).gaussians.means
+    assert not any((here == point).all(1).any() for point in haze.means)
+
+
 def test_decisions_of_the_inserted_visit_speak_of_the_ids_of_the_scene() -> None:
     whole = scene_of(timeline())
     made = updated(whole, 1, new={

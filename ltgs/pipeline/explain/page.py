@@ -10,6 +10,7 @@ from ltgs.pipeline.explain.style import STYLE
 from ltgs.pipeline.explain.visit_parts import light_section, photos_table, timing_section
 from ltgs.pipeline.explain.words import Explanation, Figure, PhotoRow, shown_as_other, signed, text
 from ltgs.pipeline.info import visit_title
+from ltgs.pipeline.update_haze import hazes
 
 GENERATOR = '<meta name="generator" content="ltgs explain">'
 """Marks the pages of this command."""
@@ -154,6 +155,12 @@ def _objects(e: Explanation) -> str:
         f'<p class="soft">Surface {k} is new ({len(e.scene.chronology.templates[k].gaussians):,} Gaussians): it was hidden or hardly '
         "seen before. It belongs to the place, not to an object.</p>" for k in surfaces
     )
+    haze = sum(len(e.scene.chronology.templates[k].gaussians) for k in hazes(e.scene.chronology, e.time))
+    if haze:
+        note += (
+            f'<p class="soft">{haze:,} Gaussians of the first visit were haze before these photos: no earlier photo had seen them from '
+            "near, and without them the photos show what was known behind. They are drawn at earlier times only.</p>"
+        )
     if not e.objects:
         return f'<p class="soft">No object left, came or moved.</p>{note}' if e.rows else ""
     return f'<div class="objects">{object_cards(e)}</div>{note}'
