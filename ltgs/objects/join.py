@@ -1,16 +1,21 @@
-"""New content that occlusion has cut in pieces: things of like colours side by side are one thing."""
+"""New content that occlusion has cut in pieces: things of like colours side by side are one thing, of unlike colours several."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from ltgs.core.views import ComparedView
 from ltgs.objects.hull import HullInstance, seen_empty
-from ltgs.objects.palette import content_palette, likeness
+from ltgs.objects.palette import content_palette, likeness, pixels_like
+from ltgs.objects.split import SplitConfig, partings, stand_level
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,9 @@ class JoinConfig:
     open: float = 0.6
     """Share of it that a photo must look through at something known behind it to tell that they are two things, in `open_photos`."""
     open_photos: int = 2
+    unlike: float = 0.6
+    """What hangs together but falls apart in parts that stand on one level, with colours less alike than this, is as many things: two
+    such pairs had .15 and .57 where only one part shows; parts of one thing .65 and more, or they were on top of each other."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,48 @@ def join_pieces(
         else:
             out[partner] = _joined(out[partner], instance)
     return out
+
+
+def separate_things(
+    instances: Sequence[HullInstance], views: Sequence[ComparedView], *, up: Array, config: JoinConfig | None = None,
+    split: SplitConfig | None = None,
+) -> list[HullInstance]:
+    """Instances of new content, those cut apart that are several things of unlike colours side by side.
+
+    Args:
+        up: [3] unit, the vertical.
+    """
+    config = config or JoinConfig()
+    out: list[HullInstance] = []
+    for instance in instances:
+        found = (_unlike_parts(parts, views, config) for parts in partings(instance, views, split) if stand_level(parts, up, split))
+        out += next((things for things in found if things), [instance])
+    return out
+
+
+def _unlike_parts(parts: Sequence[HullInstance], views: Sequence[ComparedView], config: JoinConfig) -> list[HullInstance]:
+    """The parts with the pixels of their own, if the colours of all are unlike where only one part shows; else none."""
+    alone = [_alone(i, parts) for i in range(len(parts))]
+    palettes = [content_palette(replace(p, pixels=own), views) for p, own in zip(parts, alone, strict=True)]
+    for one, other in combinations(palettes, 2):
+        like = likeness(one, other)
+        if like is None or like >= config.unlike:
+            return []
+    things = []
+    for part, own, colours in zip(parts, alone, palettes, strict=True):
+        assert colours is not None
+        # Where the hulls of several parts cover a pixel its colour tells whose it is.
+        whole = replace(part, pixels=tuple(np.logical_or.reduce([p.pixels[v] for p in parts]) for v in range(len(views))))
+        like_it = pixels_like(colours, whole, views)
+        pixels = tuple(a | (m & c) for a, m, c in zip(own, part.pixels, like_it, strict=True))
+        things.append(replace(part, pixels=pixels, num_views=sum(bool(m.any()) for m in pixels), is_part=False))
+    return things
+
+
+def _alone(index: int, parts: Sequence[HullInstance]) -> tuple[NDArray[np.bool_], ...]:
+    """Per view [H, W] the pixels of one of the parts that no other one has."""
+    rest = [p.pixels for i, p in enumerate(parts) if i != index]
+    return tuple(m & ~np.logical_or.reduce([r[v] for r in rest]) for v, m in enumerate(parts[index].pixels))
 
 
 def _are_one(one: HullInstance, other: HullInstance, views: Sequence[ComparedView], config: JoinConfig) -> bool:

@@ -72,13 +72,24 @@ def split_instance(instance: HullInstance, views: Sequence[ComparedView], config
     Its hull is filled into a grid; the first level of depth below its surface at which several large pieces remain tells the
     parts, and every point belongs to the nearest piece. It also falls apart where a photo shows several regions.
     """
+    return [part for parts in partings(instance, views, config) for part in parts]
+
+
+def partings(instance: HullInstance, views: Sequence[ComparedView], config: SplitConfig | None = None) -> list[list[HullInstance]]:
+    """The parts of an instance, largest first, in every way in which it falls apart (see `split_instance`)."""
     config = config or SplitConfig()
-    out: list[HullInstance] = []
+    out: list[list[HullInstance]] = []
     for labels in (_labels(instance.points, config), _regions(instance, views, config)):
         parts = [_part(instance, labels == k, views) for k in range(1, int(labels.max(initial=0)) + 1)]
         large = [p for p in parts if max(float(m.mean()) for m in p.pixels) >= config.min_pixels]
-        out += sorted(large, key=lambda p: -p.area_px) if len(large) > 1 else []
+        if len(large) > 1:
+            out.append(sorted(large, key=lambda p: -p.area_px))
     return out
+
+
+def stand_level(parts: Sequence[HullInstance], up: Array, config: SplitConfig | None = None) -> bool:
+    """Whether all parts of an instance stand on the same level: one beside the other, none on top."""
+    return all(_level([np.quantile(p.points @ up, (0.02, 0.98)) for p in parts], config or SplitConfig()))
 
 
 def _regions(instance: HullInstance, views: Sequence[ComparedView], config: SplitConfig) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from ltgs.optim.growth import GrowthConfig
+from ltgs.optim.haze import ClearConfig
 from ltgs.optim.initialize import InitConfig
 
 FULL_STEPS = 30_000
@@ -74,6 +75,7 @@ class TrainConfig:
     """Early stop: relative gain below which training ends, checked after growth has ended."""
     init: InitConfig = field(default_factory=InitConfig)
     growth: GrowthConfig = field(default_factory=GrowthConfig)
+    haze: ClearConfig = field(default_factory=ClearConfig)
 
     def __post_init__(self) -> None:
         if self.batch < 1:

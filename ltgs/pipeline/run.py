@@ -27,7 +27,6 @@ from ltgs.io.images import photo_sha256
 from ltgs.io.posed import PosedPhoto
 from ltgs.io.scene_store import SceneStore
 from ltgs.optim.device import training_device
-from ltgs.optim.residual import expected_residual
 from ltgs.pipeline import stages
 from ltgs.pipeline.cameras import assign_cameras, check_some, given_cameras
 from ltgs.pipeline.checkpoint import fingerprint
@@ -210,13 +209,13 @@ class _Run:
                 photos, result, store.stage_dir("train"), config, self.backend, self.progress, self.stop
             )
         with watch.stage("residual"):
-            residual = expected_residual(trained.gaussians, photos, trained.exposures, backend=self.backend)
+            gaussians, residual = stages.clear_residual(trained, photos, config, self.backend)
             heldout = stages.training_photos(records, images, holdout=True)
             exposures = list(trained.exposures)
-            quality = dict(trained.figures)
-            quality["train_psnr"] = stages.mean_psnr(trained.gaussians, photos, backend=self.backend, exposures=exposures)
+            quality = dict(trained.figures) | {"haze": float(len(trained.gaussians) - len(gaussians))}
+            quality["train_psnr"] = stages.mean_psnr(gaussians, photos, backend=self.backend, exposures=exposures)
             if heldout:
-                quality["heldout_psnr"] = stages.mean_psnr(trained.gaussians, heldout, backend=self.backend)
+                quality["heldout_psnr"] = stages.mean_psnr(gaussians, heldout, backend=self.backend)
         quality |= {f"poses_{k}": v for k, v in result.figures.items()}
         records = _with_exposures(records, trained.exposures)
         stereo = config.first_stereo.words(config.train.depth_weight)
@@ -225,7 +224,7 @@ class _Run:
             "rasteriser": self.backend, "trained_on": training_device(config.train.device, config.backend)[0].type,
         }
         return Scene(
-            Chronology.initial(trained.gaussians), (self._record(found.capture, records, method, watch, quality),),
+            Chronology.initial(gaussians), (self._record(found.capture, records, method, watch, quality),),
             side_data={"localization_map": result.map.to_tensors(), "expected_residual": residual},
             config={"run": to_plain(config), "cameras": "estimated" if given is None else "given", **self.facts},
         )

@@ -28,7 +28,9 @@ from ltgs.io.images import photo_sha256, read_photo
 from ltgs.io.posed import PosedPhoto
 from ltgs.io.scene_store import SceneStore
 from ltgs.optim.device import training_device
+from ltgs.optim.haze import clear_of_haze
 from ltgs.optim.initialize import TrainingPhoto
+from ltgs.optim.residual import expected_residual
 from ltgs.optim.together import train_together
 from ltgs.optim.trainer import TrainResult
 from ltgs.pipeline.checkpoint import CheckpointFolder, fingerprint
@@ -336,6 +338,18 @@ def train_first_visit(
     # A signal during the last steps: the run ends here as asked; the result is a few steps from the last checkpoint.
     stop.raise_if_requested()
     return out
+
+
+def clear_residual(
+    trained: TrainResult, photos: Sequence[TrainingPhoto], config: RunConfig, backend: str
+) -> tuple[Gaussians, dict[str, torch.Tensor]]:
+    """The trained Gaussians without haze, and how well each explains the photos (see `optim.residual`)."""
+    residual = expected_residual(trained.gaussians, photos, trained.exposures, backend=backend)
+    cameras = [p.camera for p in photos]
+    clear = clear_of_haze(
+        trained.gaussians, residual["weight"], residual["num_views"], cameras, config=config.train.haze, backend=backend
+    )
+    return trained.gaussians[clear], {k: v[clear] for k, v in residual.items()}
 
 
 def _with_stereo(

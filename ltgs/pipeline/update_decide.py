@@ -18,7 +18,6 @@ from ltgs.core.views import ComparedView
 from ltgs.objects.associate import Match, match_instances
 from ltgs.objects.carve import VacatedSet
 from ltgs.objects.hull import HullInstance
-from ltgs.objects.join import join_pieces
 from ltgs.objects.palette import pixels_like, template_palette
 from ltgs.objects.removal import hole_masks
 from ltgs.objects.split import split_instance
@@ -87,7 +86,7 @@ class Decider:
             views, holes = self._without_leftovers(known, matches, instances, views, now.kept, holes)
         sure, spread = self.visit.config.review.sure_mean, self.visit.config.register.uncertainty
         matches = [with_doubt(known[m.object_id], m, sure, spread) for m in matches]
-        new = join_pieces(self.content.for_sure(instances, views), views, config=self.visit.config.join)
+        new = self.content.things(self.content.for_sure(instances, views), views)
         camouflaged = [self.content.camouflaged(i, views) for i in new]
         missing = {k: o for k, o in known.items() if o.left and k not in {m.object_id for m in matches}}
         former = former_objects(new, missing, views, self.visit.up, config=self.visit.config.former, backend=self.visit.backend)

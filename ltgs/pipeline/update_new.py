@@ -16,6 +16,7 @@ from ltgs.core.views import ComparedView
 from ltgs.imaging.masks import grown
 from ltgs.objects.associate import Match
 from ltgs.objects.hull import HullInstance
+from ltgs.objects.join import join_pieces, separate_things
 from ltgs.objects.palette import content_palette, likeness, likeness_to_surroundings, template_palette
 from ltgs.pipeline.update_captures import VisitCaptures
 from ltgs.pipeline.update_parts import KnownObject, owner_of, place
@@ -99,6 +100,14 @@ class NewContent:
                 self.visit.record.verdict(instance, "newly seen", reason="no earlier photo had looked through its place")
                 self.visit.undecided.append("Something differs where no earlier photo had looked: newly seen, not counted as new.")
         return new
+
+    def things(self, instances: Sequence[HullInstance], views: Sequence[ComparedView]) -> list[HullInstance]:
+        """One instance for each thing: what hangs together cut apart, pieces joined, as their colours say."""
+        config = self.visit.config
+        apart = separate_things(instances, views, up=self.visit.up, config=config.join, split=config.split)
+        if len(apart) > len(instances):
+            log.info("new content of several things: %s", [np.round(t.centroid, 2).tolist() for t in apart])
+        return join_pieces(apart, views, config=config.join)
 
     def _adrift(self, instance: HullInstance, views: Sequence[ComparedView]) -> bool:
         """Whether nothing says how far away new content is: one photo, in which it is not seen to stand on anything."""

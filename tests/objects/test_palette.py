@@ -15,12 +15,13 @@ from ltgs.core.sh import rgb_to_dc
 from ltgs.core.views import ComparedView
 from ltgs.objects.associate import AssociateConfig, _needed
 from ltgs.objects.hull import HullInstance
-from ltgs.objects.join import join_pieces
+from ltgs.objects.join import join_pieces, separate_things
 from ltgs.objects.palette import content_palette, likeness, likeness_to_surroundings, palette, pixels_like, template_palette
 from ltgs.objects.split import split_instance
 
 UP = np.array([0.0, 0, 1])
 SIZE = 60
+RED, BLUE = [0.8, 0.2, 0.2], [0.2, 0.3, 0.8]
 AFFINE = np.array([[0.7, 0.1, 0, 0.05], [0, 0.8, 0, 0.02], [0.1, 0, 0.6, 0.1]])
 
 
@@ -126,9 +127,8 @@ def test_content_with_the_colours_of_its_surroundings_is_told() -> None:
 def test_pieces_of_one_thing_are_joined_and_neighbours_are_not() -> None:
     left, right = (slice(20, 40), slice(5, 25)), (slice(20, 40), slice(35, 55))
     one, near, far = boxed(*left, (0, 0, 5)), boxed(*right, (0.8, 0, 5)), boxed(*right, (3, 0, 5))
-    red, blue = [0.8, 0.2, 0.2], [0.2, 0.3, 0.8]
-    same = [view(painted((*left, red), (*right, red)), np.zeros((SIZE, SIZE), bool))]
-    other = [view(painted((*left, red), (*right, blue)), np.zeros((SIZE, SIZE), bool))]
+    same = [view(painted((*left, RED), (*right, RED)), np.zeros((SIZE, SIZE), bool))]
+    other = [view(painted((*left, RED), (*right, BLUE)), np.zeros((SIZE, SIZE), bool))]
     (joined,) = join_pieces([one, near], same)
     assert len(joined.points) == 400 and joined.area_px == one.area_px + near.area_px and joined.num_views == 1
     assert join_pieces([one, near], other) == [one, near], "of other colours"
@@ -139,8 +139,8 @@ def test_pieces_of_one_thing_are_joined_and_neighbours_are_not() -> None:
 def test_like_things_between_which_photos_look_through_are_two(depth: float, photos: int, count: int) -> None:
     """Known ground behind the gap, seen by enough photos; something in front of it, or nothing known, tells nothing."""
     left, right = (slice(20, 40), slice(5, 25)), (slice(20, 40), slice(35, 55))
-    red, nothing = [0.8, 0.2, 0.2], np.zeros((SIZE, SIZE), bool)
-    shot = view(painted((*left, red), (*right, red)), nothing)
+    nothing = np.zeros((SIZE, SIZE), bool)
+    shot = view(painted((*left, RED), (*right, RED)), nothing)
     shot = replace(shot, depth=np.full((SIZE, SIZE), depth, np.float32), agreed=~nothing, alpha=np.ones((SIZE, SIZE), np.float32))
     one, other = (
         replace(i, pixels=i.pixels * photos) for i in (boxed(*left, (0, 0, 5)), boxed(*right, (0.8, 0, 5)))
@@ -160,3 +160,31 @@ def test_content_that_one_photo_shows_as_two_regions_is_parts_although_its_hull_
     assert len(parts) == 2 and all(p.is_part for p in parts)
     assert sorted(np.sign(p.centroid[0]) for p in parts) == [-1, 1]
     assert split_instance(HullInstance(points, (whole, whole), 2), shots) == []
+
+
+@pytest.mark.parametrize(
+    ("colours", "shift", "count"),
+    [((RED, BLUE), 0.0, 2), ((RED, RED), 0.0, 1), ((RED, BLUE), 0.7, 1)],
+    ids=["unlike", "like", "one higher up"],
+)
+def test_things_of_unlike_colours_that_hang_together_are_cut_apart(
+    colours: tuple[list[float], list[float]], shift: float, count: int
+) -> None:
+    """Two balls and a neck between them; the photo shows them as one region, each half in a colour."""
+    rng = np.random.default_rng(0)
+    ball = rng.normal(size=(3000, 3))
+    ball *= 0.6 * rng.uniform(0, 1, (3000, 1)) ** (1 / 3) / np.linalg.norm(ball, axis=1, keepdims=True)
+    neck = rng.uniform(-0.1, 0.1, (200, 3)) + np.linspace([-0.7, 0, 5], [0.7, -shift, 5], 200)
+    points = np.concatenate([ball + [-0.8, 0, 5], ball + [0.8, -shift, 5], neck])
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[12:40, 12:48] = True
+    shot = view(painted((slice(12, 40), slice(12, 30), colours[0]), (slice(12, 40), slice(30, 48), colours[1])), mask)
+    both = HullInstance(points, (mask,), 1)
+    things = separate_things([both], [shot], up=np.array([0.0, -1, 0]))
+    assert len(things) == count
+    if count == 1:
+        assert things == [both]
+        return
+    left, right = sorted(things, key=lambda t: t.centroid[0])
+    assert not left.is_part and left.num_views == 1
+    assert np.flatnonzero(left.pixels[0].any(0)).max() < 31 and np.flatnonzero(right.pixels[0].any(0)).min() >= 29
