@@ -31,9 +31,10 @@ class JoinConfig:
     open: float = 0.6
     """Share of it that a photo must look through at something known behind it to tell that they are two things, in `open_photos`."""
     open_photos: int = 2
-    unlike: float = 0.6
-    """What hangs together but falls apart in parts that stand on one level, with colours less alike than this, is as many things: two
-    such pairs had .15 and .57 where only one part shows; parts of one thing .65 and more, or they were on top of each other."""
+    unlike: float = 0.3
+    """What hangs together but falls apart in parts that stand on one level, with colours less alike than this where only one part
+    shows, is as many things: a blue can and an orange box had .15. At .57 (two boxes; cut apart, each was built so badly that what
+    stood behind it was lost at the next visit) pixels that both may cover are not told by their colours."""
 
 
 @dataclass(frozen=True)

@@ -98,20 +98,27 @@ class _Assembly:
                 tracks[k] = ObjectTrack.start(k, self.time - 1, obj.last_pose, before=Presence.PRESENT)
         footings = [(obj.object_id, obj.footing) for obj in self.decisions.known.values() if obj.footing is not None]
         for owner, cut in [*footings, *self.decisions.remains]:
-            k = self._next_id()
-            self.templates[k] = Template(
-                k, "surface", cut.gaussians, 0, members=cut.members, surface_parts=self._cut_out(cut), footing_of=owner
-            )
-            # Part of a surface is shown as long as that was.
-            whole = tracks.get(owner) if owner in cut.surface_rows else None
-            start = ObjectTrack.start(k, self.time - 1, np.eye(4), before=Presence.PRESENT)
-            tracks[k] = start if whole is None else replace(whole, object_id=k)
+            for origin, piece in self._by_origin(cut):
+                k = self._next_id()
+                self.templates[k] = Template(
+                    k, "surface", piece.gaussians, 0, members=piece.members, surface_parts=self._cut_out(piece), footing_of=owner
+                )
+                # Part of a surface is shown as long as that was.
+                start = ObjectTrack.start(k, self.time - 1, np.eye(4), before=Presence.PRESENT)
+                tracks[k] = replace(tracks[origin], object_id=k) if origin else start
         for surface, parts in self.cut.items():
             gaussians = self.templates[surface].gaussians
             stays = torch.ones(len(gaussians), dtype=torch.bool)
             stays[torch.cat(parts)] = False
             self.templates[surface] = self.templates[surface].of(gaussians[stays])
         return tracks
+
+    def _by_origin(self, cut: Cutting) -> list[tuple[int, Cutting]]:
+        """The parts of what is cut: of the background (0), and of each surface, by its id."""
+        none = torch.zeros(0, dtype=torch.int64)
+        parts = [(0, Cutting(self.old.background[cut.members], cut.members))] if len(cut.members) else []
+        surfaces = sorted(cut.surface_rows.items())
+        return parts + [(k, Cutting(self.old.templates[k].gaussians[rows], none, {k: rows})) for k, rows in surfaces]
 
     def _cut_out(self, cutting: Cutting) -> dict[int, Gaussians]:
         """Take note of what is cut; returns what each surface loses."""

@@ -96,3 +96,13 @@ def test_a_patch_of_a_surface_was_shown_only_while_the_surface_was(chronology: C
     assert len(out.templates[2].gaussians) == 76
     assert [len(out.state_at(t).gaussians) for t in range(2)] == [len(chronology.state_at(t).gaussians) for t in range(2)]
     assert len(out.state_at(2).gaussians) == len(out.state_at(1).gaussians) - 4
+
+
+def test_a_piece_of_the_background_and_of_a_later_surface_is_shown_as_long_as_each_was(chronology: Chronology) -> None:
+    members, rows = torch.tensor([3, 5]), torch.tensor([0, 1, 2, 3])
+    both = Gaussians.concatenate([chronology.background[members], chronology.templates[2].gaussians[rows]])
+    out = assembled(chronology, [(1, Cutting(both, members, {2: rows}))])
+    assert [out.tracks[k].presence.tolist() for k in (3, 4)] == [[Presence.PRESENT] * 2 + [Presence.ABSENT], [0, 1, 0]]
+    assert {out.templates[k].footing_of for k in (3, 4)} == {1}
+    assert [len(out.state_at(t).gaussians) for t in range(2)] == [len(chronology.state_at(t).gaussians) for t in range(2)]
+    assert len(out.state_at(2).gaussians) == len(out.state_at(1).gaussians) - 6
