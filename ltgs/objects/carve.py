@@ -38,6 +38,8 @@ class VacatedSet:
     """Proven gone because the photos contradict all of it."""
     in_company: bool = False
     """One of several things that stood side by side: it may touch another one."""
+    num_views: int = 2
+    """Photos that show it well."""
 
 
 Lift = Callable[[Gaussians, Sequence[ComparedView], Sequence[NDArray[np.float32]], Tensor | None], Tensor]
@@ -183,7 +185,7 @@ class _Carver:
         if refusal:
             self.refused.append(gone)
             return False
-        self.found.append(VacatedSet(gone, benefit.explained, benefit.altered_px, contradicted, bool(company)))
+        self.found.append(VacatedSet(gone, benefit.explained, benefit.altered_px, contradicted, bool(company), benefit.num_views))
         self.kept, self.views = trial, after
         return True
 
@@ -304,5 +306,6 @@ def _merge_touching(carver: _Carver) -> list[VacatedSet]:
         merged.append(VacatedSet(
             torch.cat([s.members for s in own]).sort().values,
             sum(s.explained * s.footprint_px for s in own) / max(pixels, 1), pixels, in_company=any(s.in_company for s in own),
+            num_views=max(s.num_views for s in own),
         ))
     return merged

@@ -52,7 +52,7 @@ class Inventory:
             still = vacated.members[(owners == BACKGROUND_ID) | torch.isin(owners, torch.tensor(self.surfaces, dtype=owners.dtype))]
             if len(still) < max(8, 0.5 * len(vacated.members)):
                 continue
-            owner = self.piece_of(still) or self._patch_of(still)
+            owner = self.piece_of(still) or self._patch_of(still, vacated.num_views)
             if owner:
                 self.add_remains(owner, still)
             else:
@@ -120,12 +120,15 @@ class Inventory:
         beneath[(~beneath).nonzero()[:, 0][~body]] = True
         return beneath
 
-    def _patch_of(self, members: Tensor) -> int:
+    def _patch_of(self, members: Tensor, num_views: int) -> int:
         """The surface that most of a set belongs to, 0 if none: a patch of it was wrong, but no thing has left.
 
-        A surface that completes what the first visit hardly saw is shown from then on, and holds things as the background does.
+        A surface that completes what the first visit hardly saw is drawn from then on, and holds things as the background does; a
+        single photo is not enough to tell one of them from its own errors.
         """
-        late = [k for k in self.surfaces if self.visit.old.tracks[k].presence[0] == Presence.ABSENT]
+        alone = num_views < 2
+        started = {k: self.visit.old.tracks[k].presence[0] for k in self.surfaces}
+        late = [k for k, was in started.items() if was == Presence.ABSENT or (alone and was == Presence.UNKNOWN)]
         shares = {k: float((self.visit.ids[members] == k).float().mean()) for k in late}
         return max(shares, key=shares.__getitem__) if sum(shares.values()) > 0.5 else 0
 

@@ -11,7 +11,7 @@ import torch
 from solids import at, box, gaussians
 
 from ltgs.core.cameras import Camera
-from ltgs.core.chronology import ObjectTrack, Template
+from ltgs.core.chronology import ObjectTrack, Presence, Template
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.se3 import make_rigid
 from ltgs.core.views import ComparedView
@@ -149,3 +149,17 @@ def test_things_that_touched_and_left_together_are_cut_out_one_by_one(least: int
     assert list(inventory.known) == [5, 6][: len(cut)]
     parts = [k.cut.members.tolist() + (k.footing.members.tolist() if k.footing else []) for k in inventory.known.values()]
     assert sorted(m for part in parts for m in part) == members.tolist(), "each takes the ground next to it"
+
+
+@pytest.mark.parametrize(
+    ("was", "photos", "patch"),
+    [(Presence.UNKNOWN, 1, True), (Presence.UNKNOWN, 2, False), (Presence.ABSENT, 2, True), (Presence.PRESENT, 1, False)],
+)
+def test_a_set_of_a_later_surface_is_a_wrong_patch_of_it(was: Presence, photos: int, patch: bool) -> None:
+    """What completes hardly seen places may hold things as well, if more than one photo says so."""
+    ids = torch.cat([torch.zeros(100, dtype=torch.int64), torch.full((200,), 3)])
+    track = ObjectTrack.start(3, 1, np.eye(4), before=was)
+    visit = SimpleNamespace(ids=ids, old=SimpleNamespace(tracks={3: track}), drawn_ids=lambda kind: [3])
+    inventory = Inventory(visit, lambda members: 0)  # type: ignore[arg-type]
+    assert inventory._patch_of(torch.arange(60, 200), photos) == (3 if patch else 0)
+    assert inventory._patch_of(torch.arange(0, 150), photos) == 0, "most of it is background"
