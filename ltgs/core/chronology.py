@@ -48,6 +48,8 @@ class Template:
     """Id of a surface to the Gaussians, in the world, that it has lost to this object."""
     footing_of: int = 0
     """The object that this surface was shaded by and that took it along when it left; 0 = it is no such surface."""
+    haze: bool = False
+    """This surface was in the way of a later visit's photos (see `ltgs.change.haze`): it is drawn at the times before."""
     replaces: int = 0
     """The object of which this is the next form: the same thing by its looks where no rigid motion explains it, because it changed its
     shape or shows sides that nobody had seen; 0 = none."""

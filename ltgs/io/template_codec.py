@@ -43,6 +43,8 @@ def encode_template(template: Template, put: PutTensors) -> dict[str, Any]:
         ]
     if template.footing_of:
         record["footing_of"] = int(template.footing_of)
+    if template.haze:
+        record["haze"] = True
     if template.replaces:
         record["replaces"] = int(template.replaces)
     if template.residual is not None:
@@ -73,6 +75,7 @@ def decode_template(record: Any, count: int, get: GetTensors, where: str, body: 
         decode_indices(record, "members", count, get, place, body) if "members" in record else None,
         {need_int(p, "surface", place, 1, _MAX_INDEX): decode_gaussians(p, "gaussians", get, place, body) for p in parts},
         need_int(record, "footing_of", place, 1, _MAX_INDEX) if "footing_of" in record else 0,
+        need(record, "haze", bool, place) if "haze" in record else False,
         need_int(record, "replaces", place, 1, _MAX_INDEX) if "replaces" in record else 0,
         _decode_residual(record, len(gaussians), get, place, body) if "residual" in record else None,
     )

@@ -39,29 +39,26 @@ def without_haze(scene: Scene, shots: Sequence[Shot], *, config: HazeConfig, com
     k = old.next_id
     return replace(
         old, lifted=torch.cat([old.lifted, members]).unique(),
-        templates={**old.templates, k: Template(k, "surface", old.background[members], 0, members=members)},
+        templates={**old.templates, k: Template(k, "surface", old.background[members], 0, members=members, haze=True)},
         tracks={**old.tracks, k: _absent(ObjectTrack.start(k, old.num_times - 1, np.eye(4)))},
     )
 
 
 def haze_until_now(chronology: Chronology, stored: Chronology) -> Chronology:
     """A chronology one visit longer than the stored one, with the haze that was taken out of it drawn at all times but the last."""
-    time = stored.num_times
-    tracks = dict(chronology.tracks)
-    for k, track in chronology.tracks.items():
-        # A track of nothing but absence is that of the haze: everything else has been somewhere.
-        if k not in stored.tracks and chronology.templates[k].kind == "surface" and (track.presence == Presence.ABSENT).all():
+    time, tracks = stored.num_times, dict(chronology.tracks)
+    for k, template in chronology.templates.items():
+        if template.haze and k not in stored.tracks:
             tracks[k] = ObjectTrack.start(k, time - 1, np.eye(4), before=Presence.PRESENT).extended(Presence.ABSENT)
     return replace(chronology, tracks=tracks)
 
 
 def hazes(chronology: Chronology, time: int) -> list[int]:
-    """Ids of the surfaces that a visit's photos looked through: there until then, and gone without an object."""
-    return [
-        k for k, t in chronology.templates.items()
-        if t.kind == "surface" and not t.footing_of and time > 0
-        and chronology.tracks[k].presence[time - 1] != Presence.ABSENT and chronology.tracks[k].presence[time] == Presence.ABSENT
-    ]
+    """Ids of the surfaces that were in the way of a visit's photos: there until then, and away at that time."""
+    def drawn(k: int, when: int) -> bool:
+        return bool(chronology.tracks[k].presence[when] != Presence.ABSENT)
+
+    return [k for k, t in chronology.templates.items() if t.haze and time > 0 and drawn(k, time - 1) and not drawn(k, time)]
 
 
 def before_visit(chronology: Chronology, time: int) -> Chronology:

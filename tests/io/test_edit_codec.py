@@ -23,7 +23,7 @@ def edited(store, make_scene, gaussians) -> Scene:
     old = scene.chronology
     own = old.templates[1].gaussians
     template = Template(
-        1, "object", own, 1, "red box", torch.tensor([7, 3]), {4: gaussians(3, 9), 2: gaussians(2, 8)}, footing_of=2, replaces=3,
+        1, "object", own, 1, "red box", torch.tensor([7, 3]), {4: gaussians(3, 9), 2: gaussians(2, 8)}, footing_of=2, haze=True, replaces=3,
         residual=torch.tensor([[0.5, 0.25, 0.125, 0.0625, 3.0]]).repeat(len(own), 1),
     )
     track = replace(old.tracks[1], pinned=frozenset({1}))
@@ -40,7 +40,8 @@ def test_round_trip(store, edited, same_scene):
     same_scene(edited, loaded)
     template = loaded.chronology.templates[1]
     assert template.name == "red box" and template.members.tolist() == [7, 3] and sorted(template.surface_parts) == [2, 4]
-    assert template.replaces == 3 and template.footing_of == 2 and torch.equal(template.residual, edited.chronology.templates[1].residual)
+    assert template.replaces == 3 and template.footing_of == 2 and template.haze
+    assert torch.equal(template.residual, edited.chronology.templates[1].residual)
     assert torch.equal(template.surface_parts[4].means, edited.chronology.templates[1].surface_parts[4].means)
     assert loaded.chronology.tracks[1].pinned == {1} and loaded.edits == edited.edits
     assert loaded.chronology.retired == 3 and loaded.chronology.next_id == 4
@@ -64,7 +65,7 @@ def test_scenes_of_earlier_versions_have_no_edits(store, edited):
     path = store.path / "manifest.json"
     body = dict(read_manifest(path).body)
     del body["edits"], body["retired_id"]
-    for key in ("name", "members", "surface_parts", "footing_of", "replaces", "residual"):
+    for key in ("name", "members", "surface_parts", "footing_of", "haze", "replaces", "residual"):
         del body["templates"][0][key]
     del body["tracks"][0]["pinned"]
     path.write_bytes(seal(body))
@@ -72,7 +73,7 @@ def test_scenes_of_earlier_versions_have_no_edits(store, edited):
     template = loaded.chronology.templates[1]
     assert loaded.edits == () and loaded.chronology.retired == 0 and loaded.chronology.tracks[1].pinned == frozenset()
     assert (template.name, template.members, dict(template.surface_parts), template.footing_of) == ("", None, {}, 0)
-    assert template.residual is None and template.replaces == 0
+    assert template.residual is None and template.replaces == 0 and not template.haze
 
 
 @pytest.mark.parametrize("change", [
@@ -87,6 +88,7 @@ def test_scenes_of_earlier_versions_have_no_edits(store, edited):
     lambda b: b["templates"][0].update(members="../x"),
     lambda b: b["templates"][0].update(members=b["background"]),
     lambda b: b["templates"][0].update(footing_of=-1),
+    lambda b: b["templates"][0].update(haze=1),
     lambda b: b["templates"][0].update(replaces="1"),
     lambda b: b["templates"][0].update(residual=b["background"]),
     lambda b: b["templates"][0].update(surface_parts=[{"surface": 0, "gaussians": b["background"]}]),

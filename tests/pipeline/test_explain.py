@@ -191,10 +191,8 @@ def test_page_of_a_visit_whose_photos_looked_through_haze(store: SceneStore, tmp
     base = _moved()
     members = torch.arange(7)
     away = ObjectTrack.start(3, 0, np.eye(4)).extended(Presence.ABSENT)
-    hazed = replace(
-        base, lifted=members, templates={**base.templates, 3: Template(3, "surface", base.background[members], 0, members=members)},
-        tracks={**base.tracks, 3: away},
-    )
+    haze = Template(3, "surface", base.background[members], 0, members=members, haze=True)
+    hazed = replace(base, lifted=members, templates={**base.templates, 3: haze}, tracks={**base.tracks, 3: away})
     page = _explained(store, _scene(store, hazed), tmp_path / "hazed")
     assert "7 Gaussians of the first visit were haze before these photos" in page.words
     assert "haze" not in _explained(store, _scene(store, base), tmp_path / "clear").words

@@ -19,6 +19,7 @@ from ltgs.core.scene import Scene
 from ltgs.core.track_times import Entry, shifted, with_time
 from ltgs.errors import UsageError
 from ltgs.pipeline.insert import before_time, insert_position, insert_visit
+from ltgs.pipeline.update_haze import hazes
 
 LATE = datetime(2024, 2, 15)
 
@@ -283,12 +284,13 @@ def test_haze_before_the_photos_of_the_inserted_visit_is_away_there_only() -> No
     members = torch.arange(24, 28)
     haze = whole.chronology.background[members]
     new = {
-        5: (Template(5, "surface", haze, 0, members=members), track(5, [PRESENT, PRESENT, ABSENT], [np.eye(4), np.eye(4), None]))
+        5: (Template(5, "surface", haze, 0, members=members, haze=True), track(5, [PRESENT, PRESENT, ABSENT], [np.eye(4), np.eye(4), None]))
     }
     joined, _ = insert_visit(whole, updated(whole, 2, new=new, lifted=members), 2)
     assert_others_look_the_same(whole, joined, 2)
     here = joined.chronology.state_at(2).gaussians.means
     assert not any((here == point).all(1).any() for point in haze.means)
+    assert len(hazes(joined.chronology, 2)) == 1 and hazes(joined.chronology, 1) == hazes(joined.chronology, 3) == []
 
 
 def test_decisions_of_the_inserted_visit_speak_of_the_ids_of_the_scene() -> None:
