@@ -27,6 +27,7 @@ from ltgs.core.progress import Progress, silent
 from ltgs.errors import UsageError
 from ltgs.optim.distributed import ALONE, Group, current_group
 from ltgs.optim.growth import GrowthConfig
+from ltgs.optim.haze import ClearConfig
 from ltgs.optim.guide import DepthGuide
 from ltgs.optim.initialize import InitConfig, TrainingPhoto
 from ltgs.optim.trainer import CheckpointSink, TrainConfig, TrainResult, train
@@ -146,8 +147,8 @@ def _unpacked(plain: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, An
         )
         for i, (name, time, width, height, sampling, weighted, guided) in enumerate(plain["photos"])
     ]
-    settings = plain["config"]
-    config = TrainConfig(**settings | {"init": InitConfig(**settings["init"]), "growth": GrowthConfig(**settings["growth"])})
+    settings, parts = plain["config"], {"init": InitConfig, "growth": GrowthConfig, "haze": ClearConfig}
+    config = TrainConfig(**settings | {name: kind(**settings[name]) for name, kind in parts.items()})
     state = {name.removeprefix("state."): tensor for name, tensor in tensors.items() if name.startswith("state.")}
     return {
         "photos": photos, "points_xyz": tensors["xyz"].numpy(), "points_rgb": tensors["rgb"].numpy(), "extent": plain["extent"],
