@@ -27,8 +27,8 @@ from ltgs.core.progress import Progress, silent
 from ltgs.errors import UsageError
 from ltgs.optim.distributed import ALONE, Group, current_group
 from ltgs.optim.growth import GrowthConfig
-from ltgs.optim.haze import ClearConfig
 from ltgs.optim.guide import DepthGuide
+from ltgs.optim.haze import ClearConfig
 from ltgs.optim.initialize import InitConfig, TrainingPhoto
 from ltgs.optim.trainer import CheckpointSink, TrainConfig, TrainResult, train
 
