@@ -28,6 +28,8 @@ class ClearConfig(NearConfig):
 
     most_photos: float = 3.0
     """What more photos saw is no haze."""
+    most_share: float = 0.11
+    """Nor is what a larger share of the photos saw: of eight photos around a place each shows much that no other one does."""
     neighbours: int = 4
     """Viewpoints lie half way between a camera and so many nearest ones."""
     reach: float = 1.0
@@ -49,7 +51,8 @@ def clear_of_haze(
 ) -> Tensor:
     """[N] bool: the Gaussians that are no haze before viewpoints near the cameras."""
     config = config or ClearConfig()
-    weight = torch.where(num_views <= config.most_photos, weight, torch.inf)
+    most = min(config.most_photos, config.most_share * len(cameras))
+    weight = torch.where(num_views <= most, weight, torch.inf)
     haze = torch.zeros(len(gaussians), dtype=torch.bool)
     for camera in viewpoints(cameras, config):
         width, height = _size(camera, config.size)

@@ -58,6 +58,9 @@ def test_what_many_photos_saw_and_what_hides_nothing_known_stays() -> None:
     scene = Gaussians.concatenate([wall(), cloud()])
     weight, photos = seen(scene)
     assert clear_of_haze(scene, weight, torch.full_like(photos, 4.0), cameras()).all()
+    once = torch.ones_like(photos)
+    assert clear_of_haze(scene, weight, once, cameras()).all(), "one of seven photos is no small share"
+    assert not clear_of_haze(scene, weight, once, cameras(), config=ClearConfig(most_share=0.15)).all()
     lone = cloud()
     assert clear_of_haze(lone, torch.zeros(10), torch.zeros(10), cameras()).all()
 
