@@ -17,6 +17,7 @@ from torch import Tensor
 from ltgs.core.cameras import Camera
 from ltgs.core.gaussians import Gaussians
 from ltgs.core.se3 import make_rigid, so3_exp, so3_log
+from ltgs.imaging.undistort import working_size
 from ltgs.render.haze import NearConfig, unveil
 
 Array = NDArray[np.float64]
@@ -55,7 +56,7 @@ def clear_of_haze(
     weight = torch.where(num_views <= most, weight, torch.inf)
     haze = torch.zeros(len(gaussians), dtype=torch.bool)
     for camera in viewpoints(cameras, config):
-        width, height = _size(camera, config.size)
+        width, height = working_size(camera.width, camera.height, config.size)
         small, pixel = camera.resized(width, height), camera.width * camera.height / (width * height)
         found = unveil(gaussians, weight, small, gone=haze, config=config, pixel=pixel, backend=backend)
         if found is not None:
@@ -88,8 +89,3 @@ def viewpoints(cameras: Sequence[Camera], config: ClearConfig) -> list[Camera]:
 
 def _at(camera: Camera, rotation: Array, center: Array) -> Camera:
     return replace(camera, cam_from_world=make_rigid(rotation, -rotation @ center))
-
-
-def _size(camera: Camera, longer: int) -> tuple[int, int]:
-    scale = min(1.0, longer / max(camera.width, camera.height))
-    return max(1, round(camera.width * scale)), max(1, round(camera.height * scale))

@@ -17,7 +17,7 @@ from ltgs.core.views import ComparedView
 from ltgs.objects.templates import BuildConfig, revealed_surface
 from ltgs.optim.complete import CompleteConfig, complete_places
 from ltgs.optim.patch import Target
-from ltgs.render.lift import lift_to_gaussians, splat_features
+from ltgs.render.lift import pixels_covered, splat_features
 
 Array = NDArray[np.float64]
 
@@ -96,8 +96,7 @@ def _to_fit_again(
     gaussians: Gaussians, poor: Tensor, views: Sequence[ComparedView], config: CompleteConfig, backend: str
 ) -> Tensor:
     """[N] bool: hardly seen Gaussians that the new photos do see."""
-    ones: list[NDArray[np.float32]] = [np.ones((*v.mask.shape, 1), np.float32) for v in views]
-    weight = lift_to_gaussians(gaussians, [v.camera for v in views], ones, backend=backend)[..., -1].sum(0)
+    weight = pixels_covered(gaussians, [v.camera for v in views], backend=backend).sum(0)
     return poor & (weight > config.min_seen_px * views[0].mask.size / (640 * 480))
 
 

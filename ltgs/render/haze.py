@@ -6,6 +6,7 @@ that is behind them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from ltgs.core.cameras import Camera, stack_cameras
 from ltgs.core.gaussians import Gaussians
 from ltgs.render import render
-from ltgs.render.lift import lift_to_gaussians
+from ltgs.render.lift import lift_to_gaussians, pixels_covered
 
 Image = NDArray[np.float32]
 REFERENCE = 640 * 480
@@ -53,9 +54,9 @@ class Unveiled:
 
     near: Tensor
     """[N] bool, what is in the way."""
-    veiled: tuple[Image, Image]
+    veiled: Sequence[Image]
     """[H, W, 3] colours and [H, W] alpha with it."""
-    clear: tuple[Image, Image]
+    clear: Sequence[Image]
     """The same without it."""
     known: NDArray[np.bool_]
     """[H, W] pixels that it alters and that the scene behind it covers."""
@@ -79,10 +80,11 @@ def unveil(
     near = _near(gaussians, weight, camera, gone, config, pixel, backend)
     if not near.any():
         return None
-    veiled = _drawn(gaussians[~gone], camera, backend)
-    _, known = _altered(veiled, _drawn(gaussians[~(gone | near)], camera, backend), config)
-    near = _before(gaussians, near, gone, known, camera, config, backend)
-    clear = _drawn(gaussians[~(gone | near)], camera, backend)
+    *veiled, _ = _drawn(gaussians[~gone], camera, backend)
+    *clear, behind = _drawn(gaussians[~(gone | near)], camera, backend)
+    _, known = _altered(veiled, clear, config)
+    near = _before(gaussians, near, known, behind, camera, config, backend)
+    *clear, _ = _drawn(gaussians[~(gone | near)], camera, backend)
     altered, known = _altered(veiled, clear, config)
     if altered.mean() < config.min_share or known.sum() < config.known * altered.sum():
         return None
@@ -90,7 +92,7 @@ def unveil(
 
 
 def _altered(
-    veiled: tuple[Image, Image], clear: tuple[Image, Image], config: NearConfig
+    veiled: Sequence[Image], clear: Sequence[Image], config: NearConfig
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """[H, W] pixels that differ without what is in the way, and those of them that the scene behind it covers."""
     altered = (np.abs(clear[0] - veiled[0]).max(-1) > config.altered) | (veiled[1] - clear[1] > config.altered)
@@ -98,13 +100,15 @@ def _altered(
 
 
 def _before(
-    gaussians: Gaussians, near: Tensor, gone: Tensor, known: NDArray[np.bool_], camera: Camera, config: NearConfig, backend: str
+    gaussians: Gaussians, near: Tensor, known: NDArray[np.bool_], behind: Image, camera: Camera, config: NearConfig, backend: str
 ) -> Tensor:
-    """[N] bool: what of it stands well before known pixels [H, W]; at the border of what was seen it may be all there is."""
+    """[N] bool: what of it stands well before known pixels [H, W]; at the border of what was seen it may be all there is.
+
+    Args:
+        behind: [H, W] depth of what is behind it.
+    """
     own = near.nonzero()[:, 0]
-    with torch.no_grad():
-        behind = render(gaussians[~(gone | near)], stack_cameras([camera]), backend=backend).depth[0].numpy()  # type: ignore[arg-type]
-    image = np.concatenate([known[..., None], known[..., None] * behind], -1).astype(np.float32)
+    image = np.stack([known, known * behind], -1).astype(np.float32)
     shares, depths, whole = lift_to_gaussians(gaussians[own], [camera], [image], backend=backend)[0].T
     pose = torch.as_tensor(camera.cam_from_world, dtype=gaussians.means.dtype)
     depth = gaussians.means[own] @ pose[2, :3] + pose[2, 3]
@@ -119,10 +123,9 @@ def _near(
     """[N] bool: what covers far more of a picture than of all photos, layer by layer."""
     near = torch.zeros_like(gone)
     least = config.min_px * camera.width * camera.height / REFERENCE
-    image: Image = np.ones((camera.height, camera.width, 1), np.float32)
     for _ in range(config.layers):
         rows = (~(gone | near)).nonzero()[:, 0]
-        covered = lift_to_gaussians(gaussians[rows], [camera], [image], backend=backend)[0, :, -1]
+        covered = pixels_covered(gaussians[rows], [camera], backend=backend)[0]
         layer = (pixel * covered > config.ratio * weight[rows]) & (covered > least)
         if not layer.any():
             break
@@ -130,8 +133,8 @@ def _near(
     return near
 
 
-def _drawn(gaussians: Gaussians, camera: Camera, backend: str) -> tuple[Image, Image]:
-    """[H, W, 3] colours and [H, W] alpha."""
+def _drawn(gaussians: Gaussians, camera: Camera, backend: str) -> tuple[Image, Image, Image]:
+    """[H, W, 3] colours, [H, W] alpha and [H, W] depth."""
     with torch.no_grad():
-        out = render(gaussians, stack_cameras([camera]), backend=backend, with_depth=False)  # type: ignore[arg-type]
-    return np.clip(out.rgb[0].numpy(), 0, 1), out.alpha[0, ..., 0].numpy()
+        out = render(gaussians, stack_cameras([camera]), backend=backend)  # type: ignore[arg-type]
+    return np.clip(out.rgb[0].numpy(), 0, 1), out.alpha[0, ..., 0].numpy(), out.depth[0, ..., 0].numpy()

@@ -38,7 +38,7 @@ def lift_to_gaussians(
     def sums(photo: tuple[Camera, NDArray[np.float32], NDArray[np.bool_] | None]) -> Tensor:
         camera, image, wanted = photo
         region = None if wanted is None else torch.from_numpy(wanted)
-        channels = torch.from_numpy(np.concatenate([image, np.ones_like(image[..., :1])], -1).astype(np.float32))
+        channels = torch.from_numpy(np.concatenate([image, np.ones((*image.shape[:2], 1), image.dtype)], -1).astype(np.float32))
         probe = torch.zeros(len(frozen), channels.shape[-1], requires_grad=True)
         shown = render(
             frozen, stack_cameras([camera]), backend=backend, features=probe, with_depth=False, region=region  # type: ignore[arg-type]
@@ -48,6 +48,12 @@ def lift_to_gaussians(
     photos = zip(cameras, images, [None] * len(cameras) if regions is None else regions, strict=True)
     out = in_parallel(sums, list(photos))
     return torch.stack(out) if out else torch.zeros(0, len(frozen), 1)
+
+
+def pixels_covered(gaussians: Gaussians, cameras: Sequence[Camera], *, backend: str = "auto") -> Tensor:
+    """[V, N] pixels that each Gaussian covers per view: the sum of its alpha weights."""
+    nothing = [np.zeros((c.height, c.width, 0), np.float32) for c in cameras]
+    return lift_to_gaussians(gaussians, cameras, nothing, backend=backend)[..., 0]
 
 
 def splat_features(
